@@ -1,0 +1,27 @@
+# kmend: `make help` lists everything.
+SHELL := /bin/bash
+PY := .venv/bin/python
+
+.PHONY: help setup demo test test-all lint format
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install what is needed (apt packages, virtual environment); idempotent
+	@scripts/setup
+
+demo: setup ## build, publish and apply a real fix on a real kernel in a virtual machine
+	@$(PY) -m demo
+
+test: setup lint ## unit, build and VM tests that fit in a coffee break
+	@$(PY) -m pytest -m "not slow" tests
+
+test-all: setup lint ## every test, the slow ones too
+	@$(PY) -m pytest tests
+
+lint: setup ## formatting, types, import rules
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+format: setup ## rewrite the formatting
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .

@@ -1,0 +1,95 @@
+"""The one way to run another program: bounded, logged as a line that can be pasted, failing with what it printed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmend.core.errors import KmendError, SystemProblemError
+
+_logger = logging.getLogger(__name__)
+
+OUTPUT_TAIL = 4000
+"""How many characters of a failed program's output its error shows."""
+
+
+class ProgramFailedError(KmendError):
+    """A program ended with a status other than 0, or ran out of time."""
+
+    kind = "program-failed"
+
+    def __init__(self, message: str, *, output: str, status: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.output = output
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a program left: its exit status and both streams, as bytes."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text; undecodable bytes are replaced."""
+        return self.stdout.decode(errors="replace")
+
+
+def run(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    timeout: float = 600.0,
+    check: bool = True,
+) -> Finished:
+    """Run `command` to its end.
+
+    Args:
+        command: program and arguments; no shell is involved.
+        cwd: working directory.
+        environment: the whole environment; None inherits ours with LC_ALL=C.UTF-8.
+        stdin: bytes for standard input; None gives it an empty one.
+        timeout: seconds after which the program is killed.
+        check: raise when the status is not 0.
+
+    Raises:
+        ProgramFailedError: it failed (with `check`) or ran out of time.
+        SystemProblemError: it is not installed or may not be executed.
+    """
+    words = [os.fspath(word) for word in command]
+    line = shlex.join(words)
+    if cwd is not None:
+        line = f"cd {shlex.quote(os.fspath(cwd))} && {line}"
+    _logger.debug("+ %s", line)
+    env = dict(os.environ, LC_ALL="C.UTF-8") if environment is None else dict(environment)
+    try:
+        done = subprocess.run(
+            words, cwd=cwd, env=env, input=stdin if stdin is not None else b"", capture_output=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired as problem:
+        output = ((problem.stdout or b"") + (problem.stderr or b"")).decode(errors="replace")
+        raise ProgramFailedError(f"not finished after {timeout:g} s: {line}", output=output, status=-1) from None
+    except FileNotFoundError:
+        raise SystemProblemError(
+            f"{words[0]} is not installed", hint="run 'make setup', or install it by hand"
+        ) from None
+    except OSError as problem:
+        raise SystemProblemError(f"cannot run {words[0]}: {problem.strerror}") from problem
+    if check and done.returncode != 0:
+        output = (done.stdout + done.stderr).decode(errors="replace")
+        raise ProgramFailedError(
+            f"exit status {done.returncode}: {line}\n{output[-OUTPUT_TAIL:].rstrip()}",
+            output=output,
+            status=done.returncode,
+        )
+    return Finished(done.returncode, done.stdout, done.stderr)

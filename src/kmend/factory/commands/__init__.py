@@ -1,0 +1,1 @@
+"""The commands of `kmend-factory`, a module each; every module offers `command`."""

@@ -1,0 +1,65 @@
+"""`kmend-factory`: the program of those who make livepatches. The command line's rim; each command lives in `commands/`."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import NoReturn
+
+import click
+
+from kmend import __version__
+from kmend.core.errors import KmendError
+from kmend.factory.commands.output import report_error
+
+_COMMANDS = {
+    "build": "kmend.factory.commands.build",
+    "cache": "kmend.factory.commands.cache",
+    "derive": "kmend.factory.commands.derive",
+    "kernel": "kmend.factory.commands.kernel",
+    "keys": "kmend.factory.commands.keys",
+    "lab": "kmend.factory.commands.lab",
+    "publish": "kmend.factory.commands.publish",
+}
+
+
+class _Lazy(click.Group):
+    """Imports a command's module only when that command is used, so that `--help` and small commands start at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kmend-factory")
+@click.option("--debug", is_flag=True, help="Show every program that is run, and tracebacks.")
+def cli(debug: bool) -> None:
+    """Make livepatches: prepare kernels, derive and build fixes, try them in virtual machines, publish them."""
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, format="%(message)s")
+
+
+def main() -> NoReturn:
+    """Run the command line; exit 0 done, 1 our fault, 2 refused or wrong usage, others as each command documents."""
+    try:
+        status = cli.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Exit as problem:
+        sys.exit(problem.exit_code)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except KmendError as problem:
+        sys.exit(report_error(problem))
+    except BrokenPipeError:
+        sys.exit(141)
