@@ -176,7 +176,8 @@ def _tar(package: Package, options: Sequence[str], folder: Path, *, missing_allo
     """Run tar on the archive inside the package: package -> archive -> decompressed -> tar, as one pipeline.
 
     Popen, because a gigabyte flows between the four programs. tar may have all it wants before the end; then xz
-    ends by SIGPIPE, and those before it as they like. That a file is missing is believed only if the archive was read to its end without error.
+    ends by SIGPIPE, and those before it as they like. That a file is missing is believed only if the archive was
+    read to its end without error.
     """
     stages = [
         ["dpkg-deb", "--fsys-tarfile", os.fspath(package.path)],
