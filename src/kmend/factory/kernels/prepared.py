@@ -1,0 +1,339 @@
+"""A kernel build, prepared: its identity, its source tree and its index, made once and kept in the cache."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from kmend.core import document
+from kmend.core.cache import cache_root, locked
+from kmend.core.durable import sync_folder, write_durably
+from kmend.core.errors import KmendError, SystemProblemError
+from kmend.core.kernel import KernelIdentity, KernelRef
+from kmend.factory.kernels.exports import Exports
+from kmend.factory.kernels.kallsyms import Kallsyms
+from kmend.factory.kernels.packages import (
+    Package,
+    available_versions,
+    fetch_package,
+    kernel_packages,
+    members,
+    unpack,
+)
+from kmend.factory.kernels.sources import unpack_sources
+from kmend.factory.kernels.tree import SourceTree, prepare_tree, read_config
+from kmend.factory.kernels.units import module_details, units_of
+from kmend.factory.kernels.vmlinux import Vmlinux, VmlinuxError, extract
+
+INDEX_VERSION = 1
+"""Raised whenever what is kept in a prepared kernel's folder changes; older ones are then made anew."""
+_BANNER = re.compile(rb"Linux version (\S+) \([^\n]*\) (#\d+ [^\n]+)\n\0")
+
+
+class KernelError(KmendError):
+    """A kernel build cannot be prepared or is not prepared."""
+
+    kind = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRecordOfKernel:
+    """A module that the distro ships for a kernel build.
+
+    Attributes:
+        name: as the kernel has it, with `_`.
+        path: inside the image package, without its compression.
+        build_id: GNU build ID of the shipped file; None if it has none.
+        aliases: what makes the kernel ask for it.
+        depends: names of modules that it needs.
+    """
+
+    name: str
+    path: str
+    build_id: str | None
+    aliases: tuple[str, ...]
+    depends: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRecord:
+    """What was prepared, kept as `prepared.json`."""
+
+    index_version: int
+    identity: KernelIdentity
+    package: str
+    compiler: str
+    make_variables: tuple[str, ...]
+    inputs: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """What others need to know of a kernel build; a versioned document that the server imports.
+
+    Attributes:
+        sources: source file -> the objects that hold it: `vmlinux` or module names. A file that is absent was not compiled.
+        modules: every module that the distro ships.
+        config: option -> value.
+    """
+
+    kernel: KernelIdentity
+    sources: dict[str, tuple[str, ...]]
+    modules: tuple[ModuleRecordOfKernel, ...]
+    config: dict[str, str]
+    format: str = "kmend-kernel-facts/1"
+
+
+class Kernel:
+    """A prepared kernel build; its parts are read when they are first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record = document.decode(PreparedRecord, (folder / "prepared.json").read_bytes())
+
+    @property
+    def identity(self) -> KernelIdentity:
+        """Which kernel build this is."""
+        return self.record.identity
+
+    @cached_property
+    def tree(self) -> SourceTree:
+        """The configured source tree."""
+        return SourceTree(self.folder / "tree", self.record.make_variables, self.record.compiler)
+
+    @cached_property
+    def vmlinux(self) -> Vmlinux:
+        """The shipped vmlinux."""
+        return Vmlinux(self.folder / "index")
+
+    @cached_property
+    def kallsyms(self) -> Kallsyms:
+        """Its symbols in the kernel's order."""
+        return Kallsyms.from_system_map(self.folder / "index" / "System.map")
+
+    @cached_property
+    def exports(self) -> Exports:
+        """What modules may link against."""
+        return Exports.from_symvers(self.folder / "tree" / "Module.symvers")
+
+    @cached_property
+    def units(self) -> dict[str, tuple[str, ...]]:
+        """Source file -> objects that hold it."""
+        loaded = json.loads((self.folder / "index" / "units.json").read_text())
+        return {source: tuple(objects) for source, objects in loaded.items()}
+
+    @cached_property
+    def modules(self) -> tuple[ModuleRecordOfKernel, ...]:
+        """The modules that the distro ships."""
+        loaded = json.loads((self.folder / "index" / "modules.json").read_text())
+        return tuple(document.from_plain(ModuleRecordOfKernel, entry) for entry in loaded)
+
+    @cached_property
+    def config(self) -> dict[str, str]:
+        """The distro's configuration."""
+        return read_config((self.folder / "tree" / ".config").read_text())
+
+    def facts(self) -> KernelFacts:
+        """The facts document."""
+        return KernelFacts(self.identity, dict(sorted(self.units.items())), self.modules, self.config)
+
+    @property
+    def originals(self) -> Path:
+        """Where compiled originals are kept."""
+        return self.folder / "originals"
+
+
+def resolve(ref: KernelRef) -> KernelRef:
+    """`ref` with its package version filled in.
+
+    Raises:
+        KernelError: no version was named and not exactly one is offered.
+    """
+    if ref.package is not None:
+        return ref
+    versions = available_versions(kernel_packages(ref).image)
+    prepared = [kernel.record.package for kernel in prepared_kernels() if kernel.identity.release == ref.release]
+    candidates = sorted({*versions, *prepared})
+    if len(candidates) != 1:
+        found = (
+            f"{len(candidates)} versions are offered: {', '.join(candidates)}"
+            if candidates
+            else "the archive offers none"
+        )
+        raise KernelError(f"{ref} is not unique: {found}", hint="name the version: distro:release@package-version")
+    return KernelRef(ref.distro, ref.release, candidates[0])
+
+
+def kernel_folder(ref: KernelRef) -> Path:
+    """Where a prepared kernel is kept."""
+    return cache_root() / "kernels" / f"{ref.distro}-{ref.release}@{ref.package}"
+
+
+def prepared_kernels() -> tuple[Kernel, ...]:
+    """Every kernel that is prepared in this cache."""
+    folder = cache_root() / "kernels"
+    found = []
+    for path in sorted(folder.glob("*/prepared.json")):
+        kernel = _opened(path.parent)
+        if kernel is not None:
+            found.append(kernel)
+    return tuple(found)
+
+
+def _opened(folder: Path) -> Kernel | None:
+    try:
+        kernel = Kernel(folder)
+    except (OSError, KmendError):
+        return None
+    return kernel if kernel.record.index_version == INDEX_VERSION else None
+
+
+def prepare(ref: KernelRef) -> Kernel:
+    """The kernel that `ref` names, prepared now unless it already is.
+
+    Raises:
+        PackageGoneError: the archive no longer offers a package that is needed.
+        EnvironmentDiffersError: this machine cannot compile that kernel as its distro did.
+        KmendError: packages that contradict each other, a full disk.
+    """
+    ref = resolve(ref)
+    folder = kernel_folder(ref)
+    kernel = _opened(folder)
+    if kernel is not None:
+        return kernel
+    with locked(folder.parent / f".{folder.name}.lock"):
+        kernel = _opened(folder)
+        if kernel is None:
+            _prepare(ref, folder)
+            kernel = Kernel(folder)
+    return kernel
+
+
+def _prepare(ref: KernelRef, folder: Path) -> None:
+    version = ref.package or ""
+    names = kernel_packages(ref)
+    packages = {name: fetch_package(name, version) for name in names.names}
+    shutil.rmtree(folder, ignore_errors=True)
+    with _building(folder) as temporary:
+        tree, index, headers = (temporary / name for name in ("tree", "index", "headers"))
+        for path in (tree, index, headers):
+            path.mkdir()
+        with ThreadPoolExecutor(1) as pool:
+            # The debug package is read while the compiler's tools are built: two cores, two jobs.
+            indexed = pool.submit(_index, packages[names.debug], packages[names.image], ref, index)
+            unpack_sources(version, tree)
+            unpack(packages[names.headers], headers, lambda name: True)
+            prepared = prepare_tree(tree, headers / "usr/src" / names.headers, ref.release, version)
+            build_id, uname_version = indexed.result()
+        shutil.rmtree(headers)
+        record = PreparedRecord(
+            index_version=INDEX_VERSION,
+            identity=KernelIdentity(build_id, ref.release, uname_version, str(ref)),
+            package=version,
+            compiler=prepared.compiler,
+            make_variables=prepared.make_variables,
+            inputs={package.path.name: package.sha256 for package in packages.values()},
+        )
+        write_durably(temporary / "prepared.json", document.encode(record))
+
+
+@contextmanager
+def _building(folder: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when all of it is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as problem:
+        raise SystemProblemError(
+            f"cannot prepare a kernel in {folder.parent}: {problem.strerror}",
+            hint="a prepared kernel takes about 1.5 GB; 'kmend-factory kernel prune' frees space",
+        ) from problem
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> tuple[str, str]:
+    """Make the index from the debug and the image package; returns the build ID and `uname -v`."""
+    release = ref.release
+    boot, modules = "usr/lib/debug/boot/", f"usr/lib/debug/lib/modules/{release}/"
+    units: dict[str, list[str]] = {}
+    build_id = ""
+
+    def wanted(name: str) -> bool:
+        plain = name.removeprefix("./")
+        return plain in (f"{boot}vmlinux-{release}", f"{boot}System.map-{release}") or (
+            plain.startswith(modules) and plain.endswith(".ko")
+        )
+
+    for name, content in members(debug, wanted):
+        base = Path(name).name
+        if base.startswith("System.map"):
+            (folder / "System.map").write_bytes(content)
+            continue
+        if base.startswith("vmlinux"):
+            path = folder / "vmlinux"
+            path.write_bytes(content)
+            build_id = extract(path, folder)
+            path.unlink()
+            where = "vmlinux"
+        else:
+            where = base.removesuffix(".ko").replace("-", "_")
+        for source in units_of(content):
+            units.setdefault(source, []).append(where)
+        del content
+    if not build_id or not (folder / "System.map").exists():
+        raise VmlinuxError(f"{debug.path.name} holds no vmlinux and System.map of {release}")
+    (folder / "units.json").write_text(json.dumps(units, sort_keys=True))
+    shipped = [_module(name, content) for name, content in members(image, lambda name: name.endswith(".ko"))]
+    (folder / "modules.json").write_text(json.dumps([document.plain(record) for record in shipped]))
+    return build_id, _uname_version(Vmlinux(folder), release)
+
+
+def _module(name: str, content: bytes) -> ModuleRecordOfKernel:
+    build_id, info = module_details(content)
+    depends = info.get("depends", [""])[0]
+    return ModuleRecordOfKernel(
+        name=Path(name).name.removesuffix(".ko").replace("-", "_"),
+        path=name.removeprefix("./"),
+        build_id=build_id,
+        aliases=tuple(info.get("alias", ())),
+        depends=tuple(part.replace("-", "_") for part in depends.split(",") if part),
+    )
+
+
+def _uname_version(vmlinux: Vmlinux, release: str) -> str:
+    """`uname -v` as it stands in the kernel's own banner (`linux_banner`, `init/version.c`)."""
+    banners = vmlinux.named("linux_banner")
+    content = vmlinux.content(banners[0].address, 512) if banners else None
+    match = _BANNER.match(content or b"")
+    if match is None or match[1].decode() != release:
+        raise VmlinuxError(
+            f"the banner of vmlinux does not name {release}", hint="the debug package is of another kernel"
+        )
+    return match[2].decode()
+
+
+def prune(keep: KernelRef | None = None) -> int:
+    """Remove prepared kernels, all but `keep`, and what broken preparations left; returns the bytes freed."""
+    kept = kernel_folder(resolve(keep)) if keep else None
+    freed = 0
+    folder = cache_root() / "kernels"
+    for path in folder.glob("*") if folder.exists() else ():
+        if path.is_dir() and path != kept:
+            freed += sum(
+                entry.stat().st_blocks * 512 for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink()
+            )
+            shutil.rmtree(path, ignore_errors=True)
+    return freed

@@ -1,0 +1,288 @@
+"""The shipped vmlinux, cut down to what the factory asks of it: bytes, symbols, relocations, all by address.
+
+Debian's debug vmlinux is linked with `--emit-relocs`, so every reference that the linker resolved is still named. The
+0.6 GB file is read once; what is kept (about 80 MB) is mapped, not loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kmend.core.errors import KmendError
+from kmend.core.kernel import build_id_from_notes
+from kmend.factory.elf.constants import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHN_LORESERVE,
+    SHT_NOBITS,
+    SHT_RELA,
+    SHT_SYMTAB,
+    STT_FILE,
+    STT_SECTION,
+)
+from kmend.factory.elf.headers import SectionHeader, read_headers
+
+SYMBOL = np.dtype(
+    [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"), ("size", "<u8")]
+)
+"""`Elf64_Sym` as numpy sees it."""
+RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
+"""`Elf64_Rela`: the two halves of `r_info` are type and symbol."""
+_UNWANTED = (".orc_unwind", ".orc_unwind_ip", ".orc_lookup")
+
+
+class VmlinuxError(KmendError):
+    """The debug vmlinux is not what the factory needs."""
+
+    kind = "vmlinux"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSection:
+    """A section that takes memory. `offset` is where its bytes lie in the kept image, -1 for NOBITS."""
+
+    index: int
+    name: str
+    flags: int
+    address: int
+    size: int
+    offset: int
+
+    @property
+    def executable(self) -> bool:
+        """Whether it holds code."""
+        return bool(self.flags & SHF_EXECINSTR)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSymbol:
+    """A symbol of vmlinux. `file` is the name of the STT_FILE symbol before it for locals, and None for globals."""
+
+    name: str
+    address: int
+    size: int
+    type: int
+    bind: int
+    section: int
+    file_block: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A relocation that the linker applied at `address`; its meaning is `symbol_value + addend` (minus the place if relative)."""
+
+    address: int
+    type: int
+    symbol: int
+    addend: int
+
+
+def extract(vmlinux: Path, folder: Path) -> str:
+    """Cut the debug vmlinux down into `folder` and return its build ID.
+
+    Raises:
+        ElfError: not an ELF file for x86-64.
+        VmlinuxError: no symbols, no build ID, or not linked with `--emit-relocs`.
+    """
+    with vmlinux.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as image:
+        _, headers = read_headers(image)
+        sections: list[ImageSection] = []
+        with (folder / "image.bin").open("wb") as out:
+            for number, header in enumerate(headers):
+                if not header.flags & SHF_ALLOC or header.name in _UNWANTED:
+                    continue
+                offset = -1
+                if header.type != SHT_NOBITS:
+                    offset = out.tell()
+                    out.write(image[header.offset : header.offset + header.size])
+                sections.append(ImageSection(number, header.name, header.flags, header.address, header.size, offset))
+        kept = {section.index for section in sections}
+        relocations = [
+            _array(image, header, RELA)
+            for header in headers
+            if header.type == SHT_RELA and header.info in kept and headers[header.info].name != ".data..percpu"
+        ]
+        if not relocations:
+            raise VmlinuxError(
+                "vmlinux holds no relocations", hint="it must be linked with --emit-relocs, as Debian does"
+            )
+        joined = np.concatenate(relocations)
+        np.save(folder / "relocations.npy", joined[np.argsort(joined["offset"], kind="stable")])
+        tables = [header for header in headers if header.type == SHT_SYMTAB]
+        if len(tables) != 1:
+            raise VmlinuxError("vmlinux holds no symbol table")
+        np.save(folder / "symbols.npy", _array(image, tables[0], SYMBOL))
+        strings = headers[tables[0].link]
+        (folder / "strings.bin").write_bytes(image[strings.offset : strings.offset + strings.size])
+        (folder / "sections.json").write_text(json.dumps([asdict(section) for section in sections]))
+        notes = next((header for header in headers if header.name == ".notes"), None)
+        found = build_id_from_notes(image[notes.offset : notes.offset + notes.size]) if notes else None
+    if found is None:
+        raise VmlinuxError("vmlinux carries no GNU build ID")
+    return found
+
+
+def _array(image: mmap.mmap, header: SectionHeader, kind: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    return np.frombuffer(image[header.offset : header.offset + header.size - header.size % kind.itemsize], dtype=kind)
+
+
+class Vmlinux:
+    """Questions to the shipped vmlinux, answered from the folder that `extract` filled."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.sections = tuple(ImageSection(**entry) for entry in json.loads((folder / "sections.json").read_text()))
+        self._by_index = {section.index: section for section in self.sections}
+
+    @cached_property
+    def _image(self) -> npt.NDArray[np.uint8]:
+        return np.memmap(self._folder / "image.bin", dtype=np.uint8, mode="r")
+
+    @cached_property
+    def _relocations(self) -> npt.NDArray[np.void]:
+        loaded: npt.NDArray[np.void] = np.load(self._folder / "relocations.npy", mmap_mode="r")
+        return loaded
+
+    @cached_property
+    def _relocation_offsets(self) -> npt.NDArray[np.uint64]:
+        return np.ascontiguousarray(self._relocations["offset"])
+
+    @cached_property
+    def _symbols(self) -> npt.NDArray[np.void]:
+        loaded: npt.NDArray[np.void] = np.load(self._folder / "symbols.npy")
+        return loaded
+
+    @cached_property
+    def _strings(self) -> bytes:
+        return (self._folder / "strings.bin").read_bytes()
+
+    def _name(self, offset: int) -> str:
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode()
+
+    @cached_property
+    def _file_starts(self) -> npt.NDArray[np.int64]:
+        return np.flatnonzero((self._symbols["info"] & 15) == STT_FILE)
+
+    @cached_property
+    def _first_global(self) -> int:
+        found = np.flatnonzero(self._symbols["info"] >> 4)
+        return int(found[0]) if len(found) else len(self._symbols)
+
+    def symbol(self, number: int) -> ImageSymbol:
+        """The symbol with that index of the symbol table."""
+        entry = self._symbols[number]
+        kind = int(entry["info"]) & 15
+        section = int(entry["section"])
+        if kind == STT_SECTION:
+            home = self._by_index.get(section)
+            name = home.name if home else ""
+        else:
+            name = self._name(int(entry["name"]))
+        block = None
+        if number < self._first_global:
+            block = int(np.searchsorted(self._file_starts, number, side="right")) - 1
+        return ImageSymbol(
+            name,
+            int(entry["value"]),
+            int(entry["size"]),
+            kind,
+            int(entry["info"]) >> 4,
+            section,
+            block if block != -1 else None,
+        )
+
+    def file_block_name(self, block: int) -> str:
+        """The name of the source file, without folders, whose local symbols form that block."""
+        return self._name(int(self._symbols[int(self._file_starts[block])]["name"]))
+
+    def file_blocks(self, name: str) -> tuple[int, ...]:
+        """The blocks of local symbols whose STT_FILE symbol has that name (several files may share one)."""
+        names = self._symbols["name"][self._file_starts]
+        wanted = {int(offset) for offset in np.unique(names) if self._name(int(offset)) == name}
+        return tuple(int(block) for block in np.flatnonzero(np.isin(names, list(wanted))))
+
+    def block_symbols(self, block: int) -> Iterator[ImageSymbol]:
+        """The local symbols of a file block, section symbols left out."""
+        start = int(self._file_starts[block]) + 1
+        end = int(self._file_starts[block + 1]) if block + 1 < len(self._file_starts) else self._first_global
+        for number in range(start, end):
+            if int(self._symbols[number]["info"]) & 15 != STT_SECTION:
+                yield self.symbol(number)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[int]]:
+        table: dict[str, list[int]] = {}
+        names, infos, sections = (self._symbols[field].tolist() for field in ("name", "info", "section"))
+        for number, (offset, info, section) in enumerate(zip(names, infos, sections, strict=True)):
+            if offset and info & 15 not in (STT_SECTION, STT_FILE) and section:
+                table.setdefault(self._name(offset), []).append(number)
+        return table
+
+    def named(self, name: str) -> tuple[ImageSymbol, ...]:
+        """Every defined symbol of that name, in the order of the symbol table."""
+        return tuple(self.symbol(number) for number in self._by_name.get(name, ()))
+
+    @cached_property
+    def _addresses(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        kinds = self._symbols["info"] & 15
+        usable = (kinds != STT_SECTION) & (kinds != STT_FILE) & (self._symbols["section"] != 0)
+        usable &= self._symbols["section"] < SHN_LORESERVE
+        numbers = np.flatnonzero(usable)
+        values = self._symbols["value"][numbers]
+        order = np.argsort(values, kind="stable")
+        return values[order], numbers[order]
+
+    def symbols_at(self, address: int) -> tuple[ImageSymbol, ...]:
+        """Symbols whose value is exactly `address`."""
+        values, numbers = self._addresses
+        low, high = np.searchsorted(values, [np.uint64(address), np.uint64(address + 1)])
+        return tuple(self.symbol(int(number)) for number in numbers[int(low) : int(high)])
+
+    def section_at(self, address: int) -> ImageSection | None:
+        """The section in memory that holds `address` (the zero-based per-CPU section aside)."""
+        return next(
+            (s for s in self.sections if s.address and s.address <= address < s.address + s.size),
+            None,
+        )
+
+    def content(self, address: int, size: int) -> bytes | None:
+        """`size` bytes at `address` as shipped, before the kernel patches itself at boot; None if there are no such bytes."""
+        section = self.section_at(address)
+        if section is None or section.offset < 0 or address + size > section.address + section.size:
+            return None
+        start = section.offset + address - section.address
+        return self._image[start : start + size].tobytes()
+
+    def references(self, address: int, size: int) -> tuple[Reference, ...]:
+        """The relocations that were applied in `[address, address + size)`, by rising address."""
+        low, high = np.searchsorted(self._relocation_offsets, [np.uint64(address), np.uint64(address + size)])
+        return tuple(
+            Reference(int(entry["offset"]), int(entry["type"]), int(entry["symbol"]), int(entry["addend"]))
+            for entry in self._relocations[int(low) : int(high)]
+        )
+
+    def text_references(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Place and target of every relative reference in code: what calls or jumps where, as two equal long arrays."""
+        chosen = self._relocations[np.isin(self._relocations["type"], (2, 4))]
+        targets = self._symbols["value"][chosen["symbol"]] + (chosen["addend"] + 4).astype(np.uint64)
+        return chosen["offset"], targets
+
+    @cached_property
+    def traceable(self) -> frozenset[int]:
+        """Addresses where ftrace can attach: the content of `__mcount_loc`, between its two bounds."""
+        bounds = [self.named(name) for name in ("__start_mcount_loc", "__stop_mcount_loc")]
+        if not all(bounds):
+            raise VmlinuxError("vmlinux has no table of traceable functions (__start_mcount_loc)")
+        start, stop = (found[0].address for found in bounds)
+        table = self.content(start, stop - start)
+        if table is None:
+            raise VmlinuxError("the table of traceable functions lies outside of vmlinux")
+        return frozenset(np.frombuffer(table, dtype="<u8").tolist())
