@@ -1,1 +1,50 @@
-"""See docs."""
+"""The lab boots real kernels in virtual machines: copies files in, runs commands, and tells what happened.
+
+`boot` starts a kernel package in one of two shapes and returns a `Vm`; everything that can go wrong is a `LabError`. A guest
+that panics raises `PanicError` wherever the host was waiting for it. docs/lab.md shows how it is used.
+"""
+
+from kmend.lab.channel import Command, Result
+from kmend.lab.errors import (
+    BootTimeoutError,
+    CommandFailedError,
+    CopyError,
+    GuestError,
+    GuestLostError,
+    KernelPackageError,
+    LabError,
+    PanicError,
+    PowerOffError,
+    QemuError,
+    TimeLimitError,
+    UserlandError,
+)
+from kmend.lab.initramfs import Shape
+from kmend.lab.kernelpackage import UnpackedKernel, unpack
+from kmend.lab.qemu import HOST_ADDRESS
+from kmend.lab.vm import Definition, Network, Vm, boot
+
+__all__ = [
+    "HOST_ADDRESS",
+    "BootTimeoutError",
+    "Command",
+    "CommandFailedError",
+    "CopyError",
+    "Definition",
+    "GuestError",
+    "GuestLostError",
+    "KernelPackageError",
+    "LabError",
+    "Network",
+    "PanicError",
+    "PowerOffError",
+    "QemuError",
+    "Result",
+    "Shape",
+    "TimeLimitError",
+    "UnpackedKernel",
+    "UserlandError",
+    "Vm",
+    "boot",
+    "unpack",
+]

@@ -1,0 +1,40 @@
+"""The guest's runner, compiled from `runner.c` into one static program and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from kmend.core.cache import cache_root
+from kmend.core.process import ProgramFailedError, run
+from kmend.lab.errors import UserlandError
+
+_COMPILE = ("gcc", "-O2", "-Wall", "-static", "-s")
+
+
+def runner_program() -> bytes:
+    """The runner's executable; compiled once for each version of its source.
+
+    Raises:
+        UserlandError: it cannot be compiled or stored.
+        SystemProblemError: there is no compiler.
+    """
+    source = resources.files(__package__).joinpath("runner.c").read_bytes()
+    key = hashlib.sha256(repr(_COMPILE).encode() + source).hexdigest()[:24]
+    kept = cache_root() / "lab" / "runners" / key
+    try:
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+                (Path(folder) / "runner.c").write_bytes(source)
+                run([*_COMPILE, "-o", "runner", "runner.c"], cwd=Path(folder), timeout=120)
+                (Path(folder) / "runner").replace(kept)
+        return kept.read_bytes()
+    except ProgramFailedError as problem:
+        raise UserlandError(
+            f"cannot compile the guest's runner: {problem.message}", hint="install gcc and libc6-dev"
+        ) from problem
+    except OSError as problem:
+        raise UserlandError(f"cannot store the guest's runner {kept}: {problem.strerror}") from problem
