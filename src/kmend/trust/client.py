@@ -1,0 +1,341 @@
+"""A host's view of a repository: refreshed and verified metadata, then levels, manifests, modules and signatures.
+
+    with open_repository(url, bootstrap=root, state=folder) as repository:
+        levels = repository.levels(build_id)
+
+python-tuf does the TUF client workflow. It keeps its metadata with plain renames (no fsync) and replaces `root.json` in two
+steps, so it works on a scratch copy here; what it verified is then stored durably, file by file, also when a later step
+failed. A power cut therefore never costs the host its memory of what it has seen, which is its protection against rollback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
+from tuf.api.serialization import DeserializationError
+from tuf.ngclient import Updater
+from tuf.ngclient.config import UpdaterConfig
+
+from kmend.core import durable
+from kmend.core.document import decode, from_plain
+from kmend.core.errors import MalformedError, SystemProblemError
+from kmend.core.manifest import FileRecord, LevelRecord, Levels, Manifest, sha256_hex
+from kmend.trust import layout
+from kmend.trust.errors import (
+    BrokenMetadataError,
+    ClockError,
+    ExpiredError,
+    MismatchError,
+    MissingError,
+    RollbackError,
+    RootError,
+    SignatureError,
+    SlowError,
+    TooLargeError,
+    TrustError,
+    UnreachableError,
+)
+from kmend.trust.transport import Transport
+
+MAX_ROOT_BYTES = 512_000
+MAX_METADATA_BYTES = 5_000_000
+CLOCK_TOLERANCE = datetime.timedelta(hours=1)
+SIGNED_FIELD = "x-kmend-signed"
+"""Member of our timestamp metadata: when it was signed, in seconds since 1970-01-01 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How fresh the verified metadata is.
+
+    Attributes:
+        expires: when the timestamp metadata expires, in seconds since 1970-01-01 UTC.
+        root_expires: the same for the root metadata.
+    """
+
+    root_version: int
+    timestamp_version: int
+    expires: int
+    root_expires: int
+
+
+class Repository:
+    """Verified access; made by `open_repository`."""
+
+    def __init__(self, url: str, updater: Updater, transport: Transport, state: Path, freshness: Freshness) -> None:
+        self._url = url
+        self._updater = updater
+        self._transport = transport
+        self._state = state
+        self.freshness = freshness
+
+    def levels(self, build_id: str) -> Levels | None:
+        """The levels published for one kernel build; None if the repository has none for it.
+
+        Raises:
+            TrustError: see `kmend.trust.errors`.
+        """
+        path = layout.levels_target(build_id)
+        with _translated(self._transport):
+            target = self._updater.get_targetinfo(path)
+        if target is None:
+            return None
+        if target.length > layout.MAX_LEVELS_BYTES:
+            raise TooLargeError(f"{path} is said to be {target.length} bytes; {layout.MAX_LEVELS_BYTES} are accepted")
+        content = self._cached_levels(build_id, target)
+        try:
+            levels = decode(Levels, content, max_bytes=layout.MAX_LEVELS_BYTES)
+            stated = from_plain(layout.TargetCustom, _custom(target.custom))
+            expected = layout.TargetCustom.of(levels)
+        except MalformedError as problem:
+            raise MismatchError(f"{path}: {problem.message}") from None
+        if levels.build_id != build_id or stated != expected:
+            raise MismatchError(f"{path} does not say what its signed metadata says of it")
+        return levels
+
+    def manifest(self, build_id: str, record: LevelRecord) -> Manifest:
+        """The manifest of one level.
+
+        Raises:
+            TrustError: it cannot be fetched, or is not what the levels say of it.
+        """
+        content = self.file(record.manifest, limit=layout.MAX_MANIFEST_BYTES)
+        return read_manifest(content, build_id, record)
+
+    def module(self, record: LevelRecord) -> bytes:
+        """The unsigned module of one level, its digest checked."""
+        return self.file(record.module)
+
+    def signature(self, module_sha256: str, signer: str = "") -> bytes:
+        """The kernel's detached signature of a module, empty if there is none.
+
+        It is not covered by the repository's metadata, on purpose: the kernel checks it against its own keys.
+        """
+        url = self._address(layout.signature_path(module_sha256, signer))
+        try:
+            with _translated(self._transport):
+                return self._transport.download_bytes(url, layout.MAX_SIGNATURE_BYTES)
+        except MissingError:
+            return b""
+
+    def file(self, record: FileRecord, *, limit: int | None = None) -> bytes:
+        """A content-addressed file, its size bounded before and its digest checked after the fetch."""
+        if limit is not None and record.size > limit:
+            raise TooLargeError(f"file {record.sha256} is said to be {record.size} bytes; {limit} are accepted")
+        with _translated(self._transport):
+            content = self._transport.download_bytes(self._address(layout.file_path(record.sha256)), record.size)
+        if len(content) != record.size or sha256_hex(content) != record.sha256:
+            raise MismatchError(f"file {record.sha256} arrived with other content: {sha256_hex(content)}")
+        return content
+
+    def _address(self, path: str) -> str:
+        return f"{self._url}/{path}"
+
+    def _cached_levels(self, build_id: str, target: TargetFile) -> bytes:
+        kept = self._state / "levels" / f"{build_id}.json"
+        with contextlib.suppress(SystemProblemError, exceptions.LengthOrHashMismatchError):
+            content = durable.read_bounded(kept, max_bytes=layout.MAX_LEVELS_BYTES)
+            target.verify_length_and_hashes(content)
+            return content
+        prefixed = target.get_prefixed_paths()[0]
+        with _translated(self._transport):
+            content = self._transport.download_bytes(self._address(f"{layout.TARGETS}/{prefixed}"), target.length)
+            target.verify_length_and_hashes(content)
+        durable.make_folder(kept.parent)
+        durable.write_durably(kept, content)
+        return content
+
+
+def read_manifest(content: bytes, build_id: str, record: LevelRecord) -> Manifest:
+    """Decode a manifest and hold it against the level record that names it.
+
+    Raises:
+        MismatchError: it is for another kernel build, level or module, or not a manifest at all.
+    """
+    try:
+        manifest = decode(Manifest, content, max_bytes=layout.MAX_MANIFEST_BYTES)
+    except MalformedError as problem:
+        raise MismatchError(f"manifest of level {record.level}: {problem.message}", hint=problem.hint) from None
+    if manifest.kernel.build_id != build_id:
+        raise MismatchError(f"manifest of level {record.level} is for kernel build {manifest.kernel.build_id}")
+    if manifest.level != record.level:
+        raise MismatchError(f"manifest of level {record.level} calls itself level {manifest.level}")
+    if (manifest.module.sha256, manifest.module.size) != (record.module.sha256, record.module.size):
+        raise MismatchError(f"manifest of level {record.level} names another module")
+    return manifest
+
+
+@contextlib.contextmanager
+def open_repository(
+    url: str, *, bootstrap: bytes, state: Path, transport: Transport | None = None
+) -> Iterator[Repository]:
+    """Refresh the metadata of the repository at `url` and give verified access to it.
+
+    Args:
+        url: `http`, `https` or `file` URL of the repository's folder.
+        bootstrap: the trust root given at install (`root.json`); newer roots are followed from it.
+        state: a folder of our own for what was verified; the caller sees to it that one process uses it at a time.
+        transport: how bytes are fetched.
+
+    Raises:
+        TrustError: see `kmend.trust.errors`.
+        SystemProblemError: the state cannot be read or written.
+    """
+    url = url.rstrip("/")
+    transport = transport or Transport()
+    kept = state / "metadata"
+    durable.make_folder(kept)
+    try:
+        with tempfile.TemporaryDirectory(prefix="kmend-") as name:
+            scratch = Path(name)
+            _copy_in(kept, scratch)
+            try:
+                updater = _updater(url, bootstrap, scratch, transport)
+                with _translated(transport):
+                    updater.refresh()
+                freshness = _freshness(scratch, transport)
+                yield Repository(url, updater, transport, state, freshness)
+            finally:
+                _copy_out(scratch, kept)
+    finally:
+        transport.close()
+
+
+def _updater(url: str, bootstrap: bytes, scratch: Path, transport: Transport) -> Updater:
+    if len(bootstrap) > MAX_ROOT_BYTES:
+        raise RootError(f"the trust root is {len(bootstrap)} bytes; {MAX_ROOT_BYTES} are accepted")
+    try:
+        return Updater(
+            str(scratch),
+            f"{url}/{layout.METADATA}/",
+            fetcher=transport,
+            config=UpdaterConfig(targets_max_length=MAX_METADATA_BYTES, root_max_length=MAX_ROOT_BYTES),
+            bootstrap=bootstrap,
+        )
+    except (exceptions.RepositoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise RootError(
+            f"the trust root is not usable: {problem}", hint="install root.json again, as its publisher hands it out"
+        ) from None
+
+
+def _copy_in(kept: Path, scratch: Path) -> None:
+    for folder in ("", "root_history"):
+        source = kept / folder
+        if not source.is_dir():
+            continue
+        (scratch / folder).mkdir(exist_ok=True)
+        for path in sorted(source.glob("*.json")):
+            with contextlib.suppress(SystemProblemError):
+                # What cannot be read is fetched again; python-tuf verifies every local file before it uses it.
+                content = durable.read_bounded(path, max_bytes=MAX_METADATA_BYTES)
+                (scratch / folder / path.name).write_bytes(content)
+
+
+def _copy_out(scratch: Path, kept: Path) -> None:
+    for path in sorted(scratch.rglob("*.json")):
+        target = kept / path.relative_to(scratch)
+        content = path.read_bytes()
+        try:
+            unchanged = target.read_bytes() == content
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            durable.make_folder(target.parent)
+            durable.write_durably(target, content)
+
+
+def _freshness(scratch: Path, transport: Transport) -> Freshness:
+    root = Metadata[Root].from_file(str(scratch / "root.json")).signed
+    timestamp = Metadata[Timestamp].from_file(str(scratch / "timestamp.json")).signed
+    signed = timestamp.unrecognized_fields.get(SIGNED_FIELD)
+    now = time.time()
+    if isinstance(signed, int) and signed > now + CLOCK_TOLERANCE.total_seconds():
+        raise ClockError(
+            f"the repository was signed at {_utc(signed)}, but this host's clock says {_utc(now)}",
+            hint="set the clock; with a clock that is behind, held-back updates cannot be told from current ones",
+        )
+    return Freshness(
+        root_version=root.version,
+        timestamp_version=timestamp.version,
+        expires=int(timestamp.expires.timestamp()),
+        root_expires=int(root.expires.timestamp()),
+    )
+
+
+def _utc(moment: float) -> str:
+    try:
+        return datetime.datetime.fromtimestamp(moment, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{moment:g} s after 1970"
+
+
+def _custom(custom: Any) -> object:
+    return custom.get("kmend") if isinstance(custom, dict) else None
+
+
+@contextlib.contextmanager
+def _translated(transport: Transport) -> Iterator[None]:
+    """Turn python-tuf's errors into ours."""
+    try:
+        yield
+    except (exceptions.RepositoryError, exceptions.DownloadError) as problem:
+        raise _translate(problem, transport) from problem
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as problem:
+        raise BrokenMetadataError(f"the repository's metadata is malformed: {problem}") from problem
+    except OSError as problem:
+        raise SystemProblemError(f"cannot keep the repository's metadata: {problem.strerror or problem}") from problem
+
+
+def _translate(problem: Exception, transport: Transport) -> TrustError:
+    text = str(problem)
+    if isinstance(problem, exceptions.DownloadHTTPError):
+        if problem.status_code == 404:
+            return MissingError(text, hint="check the repository's URL, and that its last publish came to its end")
+        return UnreachableError(text)
+    if isinstance(problem, exceptions.SlowRetrievalError):
+        return SlowError(text, hint="try again later; if it stays so, look for who slows the connection down")
+    if isinstance(problem, exceptions.DownloadLengthMismatchError):
+        return TooLargeError(text)
+    if isinstance(problem, exceptions.DownloadError):
+        return UnreachableError(text, hint="check the network and the repository's URL")
+    if isinstance(problem, exceptions.ExpiredMetadataError):
+        return _expired(text, transport)
+    if isinstance(problem, exceptions.UnsignedMetadataError):
+        return SignatureError(
+            f"the repository's metadata is not signed by the keys that this host trusts: {text}",
+            hint="do not go on; ask the publisher whether the keys were changed, by another way than this repository",
+        )
+    if isinstance(problem, exceptions.BadVersionNumberError):
+        return RollbackError(
+            f"the repository offers something older than this host has seen: {text}",
+            hint="a mirror may lag behind; if it stays so, somebody holds updates back",
+        )
+    if isinstance(problem, exceptions.LengthOrHashMismatchError):
+        return MismatchError(f"content differs from its signed metadata: {text}")
+    if isinstance(problem.__cause__, DeserializationError) or isinstance(problem, DeserializationError):
+        return BrokenMetadataError(f"the repository's metadata cannot be read: {text}")
+    return BrokenMetadataError(f"the repository's metadata is not acceptable: {text}")
+
+
+def _expired(text: str, transport: Transport) -> TrustError:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if transport.server_time is not None and abs(now - transport.server_time) > CLOCK_TOLERANCE:
+        return ClockError(
+            f"{text}, but the server's clock says {_utc(transport.server_time.timestamp())} and this host's "
+            f"{_utc(now.timestamp())}",
+            hint="set this host's clock and try again",
+        )
+    return ExpiredError(
+        f"{text} (it is {_utc(now.timestamp())} by this host's clock)",
+        hint="the publisher must refresh the repository (kmend-factory publish --refresh), or this host's clock is wrong",
+    )

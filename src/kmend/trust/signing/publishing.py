@@ -1,0 +1,318 @@
+"""Put built livepatches into a repository: check, store, sign, make current.
+
+The decisions (`check_succession`) are pure; the rest writes files in an order in which a kill at any point leaves the old
+state valid: content first, then bins, snapshot, and `timestamp.json` last.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuf.api.metadata import TargetFile
+
+from kmend.core import durable
+from kmend.core.cache import locked
+from kmend.core.document import decode, encode, plain
+from kmend.core.errors import MalformedError
+from kmend.core.manifest import FileRecord, LevelRecord, Levels, Manifest, missing_fixes, sha256_hex
+from kmend.trust import layout, module_signature
+from kmend.trust.client import read_manifest
+from kmend.trust.signing import modules, tree
+from kmend.trust.signing.errors import PublishRefusedError, SigningError
+from kmend.trust.signing.keyfiles import KeyFolder, ModuleKey, renew_root
+
+MAX_MODULE_BYTES = 256 * 1024 * 1024
+MAX_PATCH_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOutput:
+    """What a build left in its folder: the manifest, the unsigned module, and the patches it was made from."""
+
+    folder: Path
+    manifest: Manifest
+    manifest_content: bytes
+    module: bytes
+    patches: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedLevel:
+    """One level that is now in the repository."""
+
+    build_id: str
+    ref: str
+    level: int
+    module: str
+    cves: tuple[str, ...]
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a publish did.
+
+    Attributes:
+        timestamp_version: of the state that is current now.
+        timestamp_expires: when it must have been refreshed, in seconds since 1970-01-01 UTC.
+        warnings: what a person should do soon.
+    """
+
+    levels: tuple[PublishedLevel, ...]
+    timestamp_version: int
+    timestamp_expires: int
+    warnings: tuple[str, ...]
+
+
+def read_build(folder: Path) -> BuildOutput:
+    """Read and check a build's folder: `manifest.json`, `<module name>.ko`, and any `*.patch` that is one of its fixes.
+
+    Raises:
+        PublishRefusedError: the module is not the one that the manifest describes.
+        SystemProblemError: a file is missing.
+    """
+    content = durable.read_bounded(folder / "manifest.json", max_bytes=layout.MAX_MANIFEST_BYTES)
+    try:
+        manifest = decode(Manifest, content, max_bytes=layout.MAX_MANIFEST_BYTES)
+    except MalformedError as problem:
+        raise PublishRefusedError(f"{folder / 'manifest.json'}: {problem.message}", hint=problem.hint) from None
+    path = folder / f"{manifest.module.name}.ko"
+    module = durable.read_bounded(path, max_bytes=MAX_MODULE_BYTES)
+    if module.endswith(module_signature.MAGIC):
+        raise PublishRefusedError(
+            f"{path} is signed already", hint="publish the unsigned module; signatures lie beside it"
+        )
+    if (len(module), sha256_hex(module)) != (manifest.module.size, manifest.module.sha256):
+        raise PublishRefusedError(
+            f"{path} is not the module that manifest.json describes (SHA-256 {sha256_hex(module)}, "
+            f"expected {manifest.module.sha256})",
+            hint="build it again, and publish the folder as it is",
+        )
+    wanted = manifest.fix_digests
+    patches = {}
+    for patch in sorted(folder.rglob("*.patch")):
+        text = durable.read_bounded(patch, max_bytes=MAX_PATCH_BYTES)
+        if sha256_hex(text) in wanted:
+            patches[sha256_hex(text)] = text
+    return BuildOutput(folder, manifest, content, module, tuple(patches.values()))
+
+
+def check_succession(previous: Sequence[Manifest], candidate: Manifest) -> None:
+    """Whether `candidate` may follow the levels already published for its kernel build, in rising order.
+
+    Raises:
+        PublishRefusedError: not newer, on a base that is not there, or without fixes that the level before has.
+    """
+    if not previous:
+        if candidate.base is not None:
+            raise PublishRefusedError(
+                f"level {candidate.level} is built on level {candidate.base}, which is not published"
+            )
+        return
+    newest = previous[-1]
+    if candidate.kernel != newest.kernel:
+        raise PublishRefusedError(
+            f"level {candidate.level} calls its kernel {candidate.kernel.release} {candidate.kernel.version}, "
+            f"level {newest.level} calls it {newest.kernel.release} {newest.kernel.version}"
+        )
+    if candidate.level <= newest.level:
+        raise PublishRefusedError(
+            f"level {candidate.level} is not newer than level {newest.level}, which is published",
+            hint=f"build it as level {newest.level + 1}",
+        )
+    if candidate.base is not None and candidate.base not in {manifest.level for manifest in previous}:
+        raise PublishRefusedError(f"level {candidate.level} is built on level {candidate.base}, which is not published")
+    missing = missing_fixes(newest, candidate)
+    if missing:
+        lost = [fix for fix in newest.fixes if fix.digest in missing]
+        cves = sorted({cve for fix in lost for cve in fix.cves} - set(candidate.cves))
+        named = "; ".join(f"{fix.title} ({', '.join(fix.cves) or 'no CVE'})" for fix in lost)
+        raise PublishRefusedError(
+            f"level {candidate.level} lacks fixes that level {newest.level} has: {named}. "
+            + (f"It would reopen {', '.join(cves)}." if cves else "It would reopen no CVE by name."),
+            hint="build it with these fixes in its series",
+        )
+
+
+class Publisher:
+    """Writes one repository.
+
+    Args:
+        repository: its folder; created by the first publish.
+        now: the time to sign with.
+    """
+
+    def __init__(self, repository: Path, keys: KeyFolder, *, now: datetime.datetime) -> None:
+        self._repository = repository
+        self._keys = keys
+        self._now = now
+
+    def publish(self, builds: Sequence[BuildOutput]) -> Published:
+        """Add levels, all or none.
+
+        Raises:
+            PublishRefusedError: a level must not be published; nothing that hosts see has changed.
+            SigningError: keys or repository are not usable.
+            SystemProblemError: the disk refused.
+        """
+        durable.make_folder(self._repository)
+        with locked(self._repository / ".lock"):
+            current = tree.load(self._repository, self._keys) or tree.create(self._repository, self._keys, self._now)
+            tree.check_root(current.root.signed, self._now)
+            module_key = self._module_key()
+            ordered = sorted(builds, key=lambda build: (build.manifest.kernel.build_id, build.manifest.level))
+            documents, published = self._plan(current, ordered, signed=module_key is not None)
+            for build in ordered:
+                self._store(build, module_key)
+            changes = {}
+            for build_id, levels in documents.items():
+                path = layout.levels_target(build_id)
+                changes[path] = self._store_levels(path, levels)
+            tree.replace_bins(current, changes, self._keys, self._now)
+            tree.commit(current, self._keys, self._now)
+            return self._result(current, tuple(published))
+
+    def refresh(self) -> Published:
+        """Sign snapshot and timestamp again, with the online keys alone, so that hosts see that nothing is held back."""
+        with self._existing() as current:
+            tree.check_root(current.root.signed, self._now)
+            tree.commit(current, self._keys, self._now)
+            return self._result(current, ())
+
+    def renew(self) -> int:
+        """Publish the next version of the trust root with a later expiry; returns its version."""
+        with self._existing() as current:
+            content = renew_root(current.root, self._keys, now=self._now)
+            version = current.root.signed.version
+            durable.write_durably(current.folder / f"{version}.root.json", content)
+            return version
+
+    def sign_modules(self, key: ModuleKey, signer: str) -> int:
+        """Sign every published module for the kernel, under a signer's name; returns how many.
+
+        Touches no metadata: an operator who mirrors a repository can do it with a key of his own.
+        """
+        count = 0
+        with self._existing() as current:
+            for build_id in current.build_ids():
+                for record in self._levels(current, build_id).levels:
+                    module = durable.read_bounded(self._file(record.module.sha256), max_bytes=record.module.size)
+                    if sha256_hex(module) != record.module.sha256:
+                        raise SigningError(f"file {record.module.sha256} of the repository is damaged")
+                    self._store_signature(module, record.module.sha256, key, signer)
+                    count += 1
+        return count
+
+    @contextmanager
+    def _existing(self) -> Iterator[tree.Tree]:
+        """The existing repository, under its lock."""
+        current = None
+        if self._repository.is_dir():
+            with locked(self._repository / ".lock"):
+                current = tree.load(self._repository, self._keys)
+                if current is not None:
+                    yield current
+        if current is None:
+            raise SigningError(f"there is no repository at {self._repository}", hint="publish a level first")
+
+    def _module_key(self) -> ModuleKey | None:
+        key = self._keys.module_key()
+        if key is not None and key.certificate.not_valid_after_utc < self._now:
+            raise PublishRefusedError(
+                f"the module certificate has expired on {key.certificate.not_valid_after_utc:%Y-%m-%d}",
+                hint="make a new module key and enrol its certificate on the hosts",
+            )
+        return key
+
+    def _plan(
+        self, current: tree.Tree, builds: Sequence[BuildOutput], *, signed: bool
+    ) -> tuple[Mapping[str, Levels], list[PublishedLevel]]:
+        documents: dict[str, Levels] = {}
+        manifests: dict[str, list[Manifest]] = {}
+        published = []
+        for build in builds:
+            manifest = build.manifest
+            build_id = manifest.kernel.build_id
+            if build_id not in documents:
+                documents[build_id] = self._levels(current, build_id)
+                manifests[build_id] = [self._manifest(build_id, record) for record in documents[build_id].levels]
+            check_succession(manifests[build_id], manifest)
+            manifests[build_id].append(manifest)
+            record = LevelRecord(
+                level=manifest.level,
+                manifest=FileRecord(sha256_hex(build.manifest_content), len(build.manifest_content)),
+                module=FileRecord(manifest.module.sha256, manifest.module.size),
+                published=int(self._now.timestamp()),
+            )
+            documents[build_id] = Levels(build_id, (*documents[build_id].levels, record))
+            published.append(
+                PublishedLevel(
+                    build_id, manifest.kernel.ref, manifest.level, manifest.module.name, manifest.cves, signed
+                )
+            )
+        return documents, published
+
+    def _levels(self, current: tree.Tree, build_id: str) -> Levels:
+        path = layout.levels_target(build_id)
+        target = current.target(path)
+        if target is None:
+            return Levels(build_id, ())
+        stored = self._repository / layout.TARGETS / target.get_prefixed_paths()[0]
+        content = durable.read_bounded(stored, max_bytes=layout.MAX_LEVELS_BYTES)
+        if sha256_hex(content) != target.hashes.get("sha256"):
+            raise SigningError(f"{stored} is damaged", hint="restore it from a mirror or a backup")
+        return decode(Levels, content, max_bytes=layout.MAX_LEVELS_BYTES)
+
+    def _manifest(self, build_id: str, record: LevelRecord) -> Manifest:
+        content = durable.read_bounded(self._file(record.manifest.sha256), max_bytes=layout.MAX_MANIFEST_BYTES)
+        if sha256_hex(content) != record.manifest.sha256:
+            raise SigningError(f"file {record.manifest.sha256} of the repository is damaged")
+        return read_manifest(content, build_id, record)
+
+    def _store(self, build: BuildOutput, key: ModuleKey | None) -> None:
+        for content in (build.manifest_content, build.module, *build.patches):
+            self._store_file(content)
+        if key is not None:
+            self._store_signature(build.module, build.manifest.module.sha256, key, "")
+
+    def _store_file(self, content: bytes) -> None:
+        path = self._file(sha256_hex(content))
+        durable.make_folder(path.parent)
+        durable.write_durably(path, content)
+
+    def _store_signature(self, module: bytes, digest: str, key: ModuleKey, signer: str) -> None:
+        path = self._repository / layout.signature_path(digest, signer)
+        durable.make_folder(path.parent)
+        durable.write_durably(path, modules.sign_detached(module, key.key, key.certificate))
+
+    def _store_levels(self, path: str, levels: Levels) -> TargetFile:
+        content = encode(levels)
+        if len(content) > layout.MAX_LEVELS_BYTES:
+            raise PublishRefusedError(f"kernel build {levels.build_id} has too many levels for one document")
+        target = TargetFile.from_data(path, content, ["sha256"])
+        target.unrecognized_fields["custom"] = {"kmend": plain(layout.TargetCustom.of(levels))}
+        stored = self._repository / layout.TARGETS / target.get_prefixed_paths()[0]
+        durable.make_folder(stored.parent)
+        durable.write_durably(stored, content)
+        return target
+
+    def _file(self, digest: str) -> Path:
+        return self._repository / layout.file_path(digest)
+
+    def _result(self, current: tree.Tree, levels: tuple[PublishedLevel, ...]) -> Published:
+        soon = self._now + datetime.timedelta(days=tree.RENEW_DAYS)
+        warnings = []
+        if current.root.signed.expires < soon:
+            warnings.append(
+                f"the trust root expires on {current.root.signed.expires:%Y-%m-%d}: run kmend-factory keys renew before"
+            )
+        if current.targets.signed.expires < soon:
+            warnings.append(
+                f"the targets metadata expires on {current.targets.signed.expires:%Y-%m-%d}: publish before"
+            )
+        timestamp = current.timestamp.signed
+        return Published(levels, timestamp.version, int(timestamp.expires.timestamp()), tuple(warnings))
