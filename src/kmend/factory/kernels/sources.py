@@ -6,19 +6,23 @@ files are taken out in one pass, and kept; what a version does not have is kept 
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import re
 import shutil
 import signal
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from kmend.core.cache import cache_root, locked
+from kmend.core.durable import write_durably
 from kmend.core.errors import MalformedError, SystemProblemError
-from kmend.factory.kernels.packages import Package, PackageProblemError, fetch_package
+from kmend.factory.kernels.packages import Package, PackageProblemError, fetch_package, members
 
 NOT_FOR_X86 = (
     "Documentation/[!K]*",
@@ -30,6 +34,8 @@ NOT_FOR_X86 = (
 """What a tree that compiles for x86 can do without: the documentation and the other architectures, except the Kconfig
 files among them that `Kconfig` and `crypto/Kconfig` include whatever the architecture is (6.1)."""
 MAX_PATH = 4096
+MAX_CHANGELOG = 64 * 1024 * 1024
+"""Bytes of a changelog that are read; the oldest entries, at its end, may be cut."""
 MAX_FILES = 100_000
 UNPACK_TIMEOUT = 1800
 _VERSION = re.compile(r"(?P<series>[0-9]{1,3}\.[0-9]{1,4})\.[0-9]{1,5}[A-Za-z0-9.+~-]{1,60}")
@@ -84,6 +90,31 @@ def source_files(version: str, paths: Iterable[str]) -> dict[str, bytes | None]:
             _take_out(version, kept, missing)
         found.update({path: _kept(kept, path) for path in missing})
     return {path: content if isinstance(content, bytes) else None for path, content in found.items()}
+
+
+def changelog(version: str) -> str:
+    """The Debian changelog of a package version, newest entry first.
+
+    Raises:
+        PackageGoneError: the archive does not offer that version (any more).
+        PackageProblemError: the package cannot be downloaded or read.
+    """
+    kept = cache_root() / "sources" / version / "changelog"
+    name = source_package(version)
+    if not kept.is_file():
+        package = fetch_package(name, version)
+        path = f"usr/share/doc/{name}/changelog.Debian.gz"
+        packed = next((content for _, content in members(package, path.__eq__)), None)
+        if packed is None:
+            raise PackageProblemError(f"{package.path} holds no {path}")
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+                content = stream.read(MAX_CHANGELOG)
+        except (OSError, EOFError, zlib.error) as problem:
+            raise PackageProblemError(f"{path} in {package.path} is damaged: {problem}") from problem
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(kept, content)
+    return kept.read_text(encoding="utf-8", errors="replace")
 
 
 def unpack_sources(version: str, folder: Path, excluded: Sequence[str] = NOT_FOR_X86) -> None:
