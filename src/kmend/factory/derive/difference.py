@@ -177,35 +177,30 @@ class _Sides:
         return replace(change, functions=tuple(found), names=tuple(found.values()))
 
     def settle(self, change: Change, before: Change | None, after: Change | None) -> Change:
-        """Lines that are only added or only removed can often be said to start a few lines up or down without any
-        difference (`}`, an empty line); choose the place where they lie in one function, or outside any."""
+        """Lines that are only added, or only removed, can often be said to start some lines up or down without any
+        difference (`}`, an empty line). Of those places, choose one in a single function or outside any, that does
+        not start with an empty line, and of these the last, as git does."""
         added = change.old_start == change.old_end
         if not added and change.new_start != change.new_end:
-            return change
-        if len(self._names(change)) <= 1:
             return change
         lines, start, end = (
             (self._new, change.new_start, change.new_end) if added else (self._old, change.old_start, change.old_end)
         )
-        low = max(-_MAX_SLIDE, -(change.old_start - (before.old_end if before else 0)) + 1)
-        high = min(_MAX_SLIDE, (after.old_start if after else len(self._old)) - change.old_end - 1)
-        for direction, limit in ((-1, -low), (1, high)):
-            for step in range(1, limit + 1):
-                shift = step * direction
-                if direction < 0 and lines[start + shift] != lines[end + shift]:
-                    break
-                if direction > 0 and (end + shift > len(lines) or lines[start + shift - 1] != lines[end + shift - 1]):
-                    break
-                moved = replace(
-                    change,
-                    old_start=change.old_start + shift,
-                    old_end=change.old_end + shift,
-                    new_start=change.new_start + shift,
-                    new_end=change.new_end + shift,
-                )
-                if len(self._names(moved)) <= 1:
-                    return moved
-        return change
+        lowest = max(-_MAX_SLIDE, (before.old_end + 1 if before else 0) - change.old_start)
+        highest = min(_MAX_SLIDE, (after.old_start - 1 if after else len(self._old)) - change.old_end)
+        first = last = 0
+        while first > lowest and lines[start + first - 1] == lines[end + first - 1]:
+            first -= 1
+        while last < highest and lines[start + last] == lines[end + last]:
+            last += 1
+        places = [_moved(change, shift) for shift in range(last, first - 1, -1)]
+        return min(
+            places,
+            key=lambda place: (
+                len(self._names(place)) > 1,
+                not lines[start + place.old_start - change.old_start].strip(),
+            ),
+        )
 
     def _names(self, change: Change) -> set[str]:
         """Functions that the change touches; empty lines at its rim do not count."""
@@ -219,6 +214,16 @@ class _Sides:
             for number in range(start, end):
                 if lines[number].strip() or owners[number] is not None:
                     yield owners[number]
+
+
+def _moved(change: Change, shift: int) -> Change:
+    return replace(
+        change,
+        old_start=change.old_start + shift,
+        old_end=change.old_end + shift,
+        new_start=change.new_start + shift,
+        new_end=change.new_end + shift,
+    )
 
 
 def _owners(content: bytes, count: int, is_c: bool) -> list[Function | None]:
