@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kmend.core.errors import MalformedError
@@ -64,7 +64,7 @@ class Command:
         self._max_output = max_output
         self._started = time.monotonic()
         self._ended: float | None = None
-        self._status: int | None = None
+        self._status = 127
         self._problem: str | None = None
         self._credit = protocol.WINDOW
         self._written = {Kind.STDOUT: bytearray(), Kind.STDERR: bytearray()}
@@ -95,17 +95,9 @@ class Command:
             CommandFailedError: it could not be started, wrote too much, or (with `check`) its status is not 0.
             PanicError, GuestLostError: the guest did not survive it.
         """
-        if not self._wait_until(lambda: self._ended is not None, timeout):
-            self.signal(signal.SIGKILL)
-            if not self._wait_until(lambda: self._ended is not None, KILL_GRACE):
-                raise self._channel.lost(f"the guest does not answer any more, since {shlex.join(self._words)}")
-            raise TimeLimitError(
-                f"not finished after {timeout:g} s, killed: {shlex.join(self._words)}",
-                stdout=self.stdout,
-                stderr=self.stderr,
-                hint="give it more time, or look at what it wrote",
-            )
-        return self._result(check)
+        if not self._wait_until(lambda: self._ended is not None or self._problem is not None, timeout):
+            raise self._late(timeout)
+        return self._result(self._end(), check)
 
     def wait_for(self, text: bytes, timeout: float = 60.0) -> None:
         """Wait until its standard output holds `text`; the command goes on.
@@ -123,8 +115,8 @@ class Command:
                 stderr=self.stderr,
             )
         if text not in stdout:
-            result = self._result(check=False)
-            raise self._failure(f"ended with status {result.status} without writing {text!r}", result.status)
+            status = self._result(self._end(), check=False).status
+            raise self._failure(f"ended with status {status} without writing {text!r}", status)
 
     def send(self, data: bytes, timeout: float = 60.0) -> None:
         """Write to its standard input. What a command that has ended, or closed its input, does not take is dropped.
@@ -160,10 +152,35 @@ class Command:
         self._channel.transmit(protocol.number_frame(Kind.SIGNAL, self._number, number))
 
     def kill(self) -> Result:
-        """Kill it, and return what it left."""
-        if self.running:
-            self.signal(signal.SIGKILL)
-        return self.wait(KILL_GRACE, check=False)
+        """Kill it, if it still runs, and return what it left."""
+        return self._result(self._end(), check=False)
+
+    def follow(self, timeout: float = 60.0) -> Iterator[tuple[bytes, bytes]]:
+        """What it writes, as it comes: pairs of pieces of standard output and standard error, until it ends.
+
+        Raises:
+            TimeLimitError: it ran out of time; it is killed then.
+            PanicError, GuestLostError: the guest did not survive it.
+        """
+        deadline = time.monotonic() + timeout
+        out, err = self._written[Kind.STDOUT], self._written[Kind.STDERR]
+        seen = (0, 0)
+
+        def news() -> bool:
+            return (len(out), len(err)) != seen or self._ended is not None or self._problem is not None
+
+        ended = False
+        while not ended:
+            if not self._wait_until(news, deadline - time.monotonic()):
+                raise self._late(timeout)
+            if self._problem is not None:
+                self.wait()
+            with self._changed:
+                ended = self._ended is not None
+                pieces = (bytes(out[seen[0] :]), bytes(err[seen[1] :]))
+            seen = (seen[0] + len(pieces[0]), seen[1] + len(pieces[1]))
+            if any(pieces):
+                yield pieces
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Whether `condition` came true in time; raises when the guest is gone and it cannot come true any more."""
@@ -175,14 +192,30 @@ class Command:
             raise self._channel.lost(f"while {shlex.join(self._words)} was running")
         return False
 
-    def _result(self, check: bool) -> Result:
-        assert self._ended is not None
-        status = self._status if self._status is not None else 127
+    def _late(self, timeout: float) -> TimeLimitError:
+        self._end()
+        return TimeLimitError(
+            f"not finished after {timeout:g} s, killed: {shlex.join(self._words)}",
+            stdout=self.stdout,
+            stderr=self.stderr,
+            hint="give it more time, or look at what it wrote",
+        )
+
+    def _end(self) -> float:
+        """Make sure that it has ended; returns when it did."""
+        if self._ended is None:
+            self.signal(signal.SIGKILL)
+            self._wait_until(lambda: self._ended is not None, KILL_GRACE)
+        if self._ended is None:
+            raise self._channel.lost(f"which does not answer any more, since {shlex.join(self._words)}")
+        return self._ended
+
+    def _result(self, ended: float, check: bool) -> Result:
         if self._problem is not None:
-            raise self._failure(self._problem, status)
-        if check and status != 0:
-            raise self._failure(f"exit status {status}", status)
-        return Result(self._words, status, self.stdout, self.stderr, self._ended - self._started)
+            raise self._failure(self._problem, self._status)
+        if check and self._status != 0:
+            raise self._failure(f"exit status {self._status}", self._status)
+        return Result(self._words, self._status, self.stdout, self.stderr, ended - self._started)
 
     def _failure(self, what: str, status: int) -> CommandFailedError:
         shown = (self.stdout + self.stderr).decode(errors="replace")[-_OUTPUT_SHOWN:].rstrip()
@@ -197,7 +230,6 @@ class Command:
             written += frame.payload[:room]
             if len(frame.payload) > room and self._problem is None:
                 self._problem = f"wrote more than the {self._max_output} bytes that are kept, killed"
-                self._channel.transmit_later(protocol.number_frame(Kind.SIGNAL, self._number, signal.SIGKILL))
         elif frame.kind is Kind.CREDIT:
             self._credit += frame.number
         elif frame.kind is Kind.EXIT:
@@ -225,7 +257,6 @@ class Channel:
         self._sending = threading.Lock()
         self._commands: dict[int, Command] = {}
         self._next = 1
-        self._later: list[Frame] = []
         self.changed = threading.Condition()
         self.closed = False
         self.ready: Ready | None = None
@@ -268,10 +299,6 @@ class Channel:
             self._close(f"the guest takes no data: {problem.strerror}")
             raise self.lost("while talking to it") from None
 
-    def transmit_later(self, frame: Frame) -> None:
-        """Send a frame from a thread of its own, because the reading thread must never wait for the guest to read."""
-        self._later.append(frame)
-
     def lost(self, doing: str) -> GuestError:
         """The error that says why the guest is gone."""
         return self._make_lost(doing + (f" ({self.trouble})" if self.trouble else ""))
@@ -302,19 +329,11 @@ class Channel:
                     for frame in decoder.feed(data):
                         self._dispatch(frame)
                     self.changed.notify_all()
-                while self._later:
-                    threading.Thread(target=self._send_quietly, args=(self._later.pop(),), daemon=True).start()
         except OSError:
             pass
         except MalformedError as problem:
             why = problem.message
         self._close(why)
-
-    def _send_quietly(self, frame: Frame) -> None:
-        try:
-            self.transmit(frame)
-        except GuestError:
-            return
 
     def _dispatch(self, frame: Frame) -> None:
         if frame.kind is Kind.READY:

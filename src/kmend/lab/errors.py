@@ -29,6 +29,12 @@ class QemuError(LabError):
     kind = "lab-qemu"
 
 
+class PortTakenError(QemuError):
+    """Another program took a port between its choice and QEMU's start."""
+
+    kind = "lab-port-taken"
+
+
 class GuestError(LabError):
     """Something about a running guest.
 

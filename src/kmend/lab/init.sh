@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 # Process 1 of a lab guest's initial file system. /lab/settings (shell assignments) says what is wanted:
-# shape, release, network (address of the guest, or empty), shell (yes or empty). /lab/modules lists files to load.
+# shape, release, network (address of the guest, or empty), shell (size of its terminal, or empty). /lab/modules lists files to load.
 
 PATH=/bin:/sbin:/usr/bin:/usr/sbin
 export PATH
@@ -38,10 +38,10 @@ if [ "$shape" = micro ]; then
 	mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 	mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 	hostname kmend-lab
-	if [ "$shell" = yes ]; then
+	if [ -n "$shell" ]; then
 		(
 			cd /root
-			HOME=/root TERM=vt102 setsid cttyhack sh -l
+			HOME=/root TERM=vt102 setsid cttyhack sh -c "stty $shell; exec sh -l"
 			poweroff -f
 		) &
 	fi

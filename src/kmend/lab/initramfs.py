@@ -40,6 +40,7 @@ After=multi-user.target
 [Service]
 Environment=HOME=/root TERM=vt102
 WorkingDirectory=/root
+ExecStartPre=/bin/stty {size}
 ExecStart=/bin/bash -l
 ExecStopPost=/bin/systemctl --no-block poweroff
 StandardInput=tty
@@ -63,13 +64,13 @@ class Settings:
     Attributes:
         modules: loaded before anything else runs, with all that they need.
         address: the guest's address with its prefix length; None leaves it without a network.
-        shell: start a shell on the serial console; the guest powers off when it ends.
+        shell: rows and columns of the terminal, to start a shell on the serial console; its end powers the guest off.
     """
 
     shape: Shape
     modules: tuple[str, ...] = ()
     address: str | None = None
-    shell: bool = False
+    shell: tuple[int, int] | None = None
 
     @property
     def all_modules(self) -> tuple[str, ...]:
@@ -110,7 +111,7 @@ def _assignments(kernel: UnpackedKernel, settings: Settings) -> bytes:
         "shape": settings.shape.value,
         "release": kernel.release,
         "network": settings.address or "",
-        "shell": "yes" if settings.shell else "",
+        "shell": _size(settings.shell) if settings.shell else "",
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
 
@@ -119,10 +120,18 @@ def _add_units(archive: Archive, settings: Settings) -> None:
     archive.folder("lab/run/kmend-lab")
     units: Sequence[tuple[str, str, str]] = [("kmend-lab-runner.service", _RUNNER_UNIT, "sysinit.target")]
     if settings.shell:
-        units = [*units, ("kmend-lab-shell.service", _SHELL_UNIT, "multi-user.target")]
+        units = [
+            *units,
+            ("kmend-lab-shell.service", _SHELL_UNIT.format(size=_size(settings.shell)), "multi-user.target"),
+        ]
     for name, text, target in units:
         archive.file(f"lab/run/systemd/system/{name}", text.encode())
         archive.link(f"lab/run/systemd/system/{target}.wants/{name}", f"../{name}")
+
+
+def _size(terminal: tuple[int, int]) -> str:
+    """The words by which stty sets a terminal's size."""
+    return f"rows {terminal[0]} cols {terminal[1]}"
 
 
 def _busybox() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
@@ -12,12 +13,13 @@ from pathlib import Path
 
 from kmend.core.process import OUTPUT_TAIL
 from kmend.lab import protocol
-from kmend.lab.errors import QemuError
+from kmend.lab.errors import PortTakenError, QemuError
 
 GUEST_ADDRESS = "10.0.2.15"
 HOST_ADDRESS = "10.0.2.4"
 """Where a guest reaches the host's loopback, on the ports that were granted. The usual 10.0.2.2 would open all of them."""
 PREFIX_LENGTH = 24
+_logger = logging.getLogger(__name__)
 _PROGRAM = "qemu-system-x86_64"
 
 
@@ -52,8 +54,7 @@ class Machine:
         accelerator: `tcg` or `kvm`.
         command_line: the kernel's.
         network: None for a machine without a network card; else ports of the host's loopback that the guest may reach.
-        console: file descriptor of a socket for the serial port; None puts it on our own standard input and output.
-        channel: file descriptor of a socket for the runner's virtio port.
+        forwards: ports of the guest that the host reaches.
     """
 
     accelerator: str
@@ -65,11 +66,14 @@ class Machine:
     disks: tuple[Disk, ...]
     network: tuple[int, ...] | None
     forwards: tuple[Forward, ...]
-    console: int | None
-    channel: int
 
-    def arguments(self) -> list[str]:
-        """QEMU's command line."""
+    def arguments(self, console: str, channel: int) -> list[str]:
+        """QEMU's command line.
+
+        Args:
+            console: the character device behind the serial port, as `-chardev` takes it, without its ID.
+            channel: file descriptor of the socket behind the runner's virtio port.
+        """
         words = [_PROGRAM, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M", "q35,smm=off"]
         if self.accelerator == "kvm":
             words += ["-accel", "kvm", "-cpu", "host"]
@@ -78,9 +82,8 @@ class Machine:
         words += ["-smp", str(self.cpus), "-m", f"{self.memory_mib}M"]
         words += ["-kernel", os.fspath(self.kernel), "-initrd", os.fspath(self.initramfs)]
         words += ["-append", self.command_line]
-        console = "stdio,id=console,signal=off" if self.console is None else f"socket,id=console,fd={self.console}"
-        words += ["-chardev", console, "-serial", "chardev:console"]
-        words += ["-chardev", f"socket,id=channel,fd={self.channel}"]
+        words += ["-chardev", f"{console},id=console", "-serial", "chardev:console"]
+        words += ["-chardev", f"socket,id=channel,fd={channel}"]
         words += [
             "-device",
             "virtio-serial-pci",
@@ -105,10 +108,14 @@ class Machine:
 def _block_device(disk: Disk) -> str:
     # no-flush: a guest's flush reaches the host's page cache, which survives the end of QEMU; the host's own disk is
     # not waited for.
-    name = os.fspath(disk.path).replace(",", ",,")
     read_only = "on" if disk.read_only else "off"
-    file = f"file.driver=file,file.filename={name},cache.no-flush=on"
+    file = f"file.driver=file,file.filename={_escaped(disk.path)},cache.no-flush=on"
     return f"driver={disk.format},node-name={disk.serial},read-only={read_only},{file}"
+
+
+def _escaped(path: Path) -> str:
+    """A path inside an option of QEMU's, where a comma is doubled."""
+    return os.fspath(path).replace(",", ",,")
 
 
 def free_port() -> int:
@@ -118,31 +125,42 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def terminal_console(log: Path) -> str:
+    """The character device that is our own terminal, with a copy in `log`; ^C goes to the guest."""
+    return f"stdio,signal=off,logfile={_escaped(log)},logappend=on"
+
+
 class Process:
     """A running QEMU. It is killed when the thread that started it ends (PR_SET_PDEATHSIG), so it never outlives us.
+
+    Args:
+        command: as `Machine.arguments` gives it.
+        handed: the file descriptors that it mentions.
+        errors: the file that takes what QEMU itself says.
+        terminal: leave it our standard input and output.
 
     Raises:
         QemuError: it cannot be started.
     """
 
-    def __init__(self, machine: Machine, keep: Sequence[int], errors: Path) -> None:
+    def __init__(self, command: Sequence[str], handed: Sequence[int], errors: Path, *, terminal: bool) -> None:
         self._errors = errors
-        words = machine.arguments()
+        self.line = shlex.join(command)
+        _logger.debug("+ %s", self.line)
         try:
             with errors.open("wb") as stream:
                 # A long-lived child with sockets handed to it, so not kmend.core.process.run.
                 self._child = subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "KILL", "--", *words],
-                    stdin=None if machine.console is None else subprocess.DEVNULL,
-                    stdout=None if machine.console is None else stream,
+                    ["setpriv", "--pdeathsig", "KILL", "--", *command],
+                    stdin=None if terminal else subprocess.DEVNULL,
+                    stdout=None if terminal else stream,
                     stderr=stream,
-                    pass_fds=keep,
+                    pass_fds=handed,
                 )
         except FileNotFoundError:
             raise QemuError("setpriv is not installed", hint="install the package util-linux") from None
         except OSError as problem:
             raise QemuError(f"cannot start {_PROGRAM}: {problem.strerror}") from problem
-        self.line = shlex.join(words)
 
     @property
     def pid(self) -> int:
@@ -178,6 +196,8 @@ class Process:
     def failure(self) -> QemuError:
         """The error for a QEMU that ended by itself with a status other than 0."""
         text = self.complaint()
+        if "host forwarding rule" in text:
+            return PortTakenError(f"a port of 127.0.0.1 cannot be forwarded: {text}")
         missing = "No such file or directory" in text and _PROGRAM in text
         if self.status == 127 or missing:
             return QemuError(f"{_PROGRAM} is not installed", hint="install the package qemu-system-x86")

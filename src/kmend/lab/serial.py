@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
@@ -10,11 +11,11 @@ from pathlib import Path
 MAX_LOG_BYTES = 64 * 1024 * 1024
 TAIL_BYTES = 64 * 1024
 TAIL_LINES = 40
-_PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]{1,300})")
+_PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]{1,300})[^\r\n]*[\r\n]")
 
 
 def panic_reason(console: bytes) -> str | None:
-    """What the kernel's panic message says (`panic()` in `kernel/panic.c`); None when there is none."""
+    """What the kernel's panic message says (`panic()` in `kernel/panic.c`), once its line is complete; None without one."""
     match = _PANIC.search(console)
     return match[1].decode(errors="replace").strip() if match else None
 
@@ -52,19 +53,19 @@ class SerialLog:
     def _read(self) -> None:
         written = self._path.stat().st_size if self._path.exists() else 0
         with self._port, self._path.open("ab") as log:
-            while True:
-                try:
-                    data = self._port.recv(65536)
-                except OSError:
-                    return
-                if not data:
-                    return
+            while data := self._receive():
                 room = max(0, MAX_LOG_BYTES - written)
-                log.write(data[:room])
-                log.flush()
                 written += len(data)
+                with contextlib.suppress(OSError):  # a full disk must not stop the guest; the tail is kept all the same
+                    log.write(data[:room])
+                    log.flush()
                 self._tail += data
-                # The reason is complete once its line is.
                 if self._panic is None and b"\n" in data:
-                    self._panic = panic_reason(bytes(self._tail))
+                    self._panic = panic_reason(bytes(self._tail[-len(data) - 1024 :]))
                 del self._tail[:-TAIL_BYTES]
+
+    def _receive(self) -> bytes:
+        try:
+            return self._port.recv(65536)
+        except OSError:
+            return b""

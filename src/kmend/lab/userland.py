@@ -23,12 +23,30 @@ SUITE = "bookworm"
 PACKAGES = ("systemd-sysv", "udev", "dbus", "kmod", "python3", "iproute2", "procps", "ca-certificates")
 DISK_MIB = 2048
 _LAYOUT = "1"
+_MMDEBSTRAP = ("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory")
 _MASKED = (
-    "systemd-timesyncd.service",
+    # nothing may wake up while a guest is being measured
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "fstrim.timer",
+    "systemd-timesyncd.service",
+    # what a virtual machine has no use for, and a boot without KVM takes seconds for
+    "dev-hugepages.mount",
+    "e2scrub_reap.service",
+    "getty@tty1.service",
+    "modprobe@dm_mod.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
+    "modprobe@fuse.service",
+    "modprobe@loop.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "serial-getty@ttyS0.service",
+    "sys-fs-fuse-connections.mount",
+    "systemd-binfmt.service",
+    "systemd-logind.service",
+    "systemd-pstore.service",
 )
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
@@ -70,6 +88,7 @@ def _made_once(image: Path, make: Callable[[Path], None]) -> Path:
             os.close(descriptor)
             try:
                 make(Path(name))
+                Path(name).chmod(0o644)
                 Path(name).replace(image)
             except ProgramFailedError as problem:
                 raise UserlandError(
@@ -110,8 +129,7 @@ def _make_userland(image: Path, packages: Sequence[str]) -> None:
         root = work / "root"
         excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED]
         run(
-            ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory", *_proxy_options()]
-            + [*excluded, f"--include={','.join(packages)}", SUITE, root, sources],
+            [*_MMDEBSTRAP, *_proxy_options(), *excluded, f"--include={','.join(packages)}", SUITE, root, sources],
             timeout=1800,
         )
         _prepare(root)

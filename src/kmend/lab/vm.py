@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-import socket
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
-from kmend.core.cache import cache_root, locked
 from kmend.lab import accelerator, initramfs, qemu, transfer
-from kmend.lab.channel import Channel, Command, Result
+from kmend.lab.channel import Command, Result
 from kmend.lab.errors import (
-    BootTimeoutError,
-    GuestError,
     GuestLostError,
     LabError,
-    PanicError,
+    PortTakenError,
     PowerOffError,
-    QemuError,
+    TimeLimitError,
 )
+from kmend.lab.guest import Guest
 from kmend.lab.initramfs import Settings, Shape
 from kmend.lab.kernelpackage import UnpackedKernel, unpack
 from kmend.lab.qcow2 import create_overlay
+from kmend.lab.runfolder import RunFolder
 from kmend.lab.runner import runner_program
-from kmend.lab.serial import SerialLog
 from kmend.lab.userland import modules_image, userland_image
 
 BOOT_SECONDS = {Shape.MICRO: 90.0, Shape.FULL: 240.0}
@@ -41,8 +35,9 @@ DEFAULT_ENVIRONMENT = {
     "LANG": "C.UTF-8",
 }
 MAX_OUTPUT = 16 * 1024 * 1024
+# panic=-1: reset at once, which -no-reboot turns into QEMU's end. loglevel=5: warnings and worse on the console.
 _COMMAND_LINE = "console=ttyS0 panic=-1 net.ifnames=0 loglevel=5 systemd.show_status=0"
-_HOSTFWD_ATTEMPTS = 5
+_PORT_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +79,13 @@ class Definition:
     packages: tuple[str, ...] = ()
     accelerator: str | None = None
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpus <= 64 or not 128 <= self.memory_mib <= 1024 * 1024:
+            raise LabError(f"a guest with {self.cpus} processors and {self.memory_mib} MiB is not possible")
+        ports = (*self.network.to_host, *self.network.to_guest) if self.network is not None else ()
+        if not all(0 < port < 65536 for port in ports):
+            raise LabError(f"not all of {ports} are TCP ports")
+
 
 class Vm:
     """One virtual machine with its disk. A context manager: leaving it cuts the power and removes the disk.
@@ -95,12 +97,11 @@ class Vm:
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
-        self._folder, self._lock = _run_folder()
-        self._process: qemu.Process | None = None
-        self._channel: Channel | None = None
-        self._serial: SerialLog | None = None
+        self._folder = RunFolder()
+        self._guest: Guest | None = None
         self._forwards: dict[int, int] = {}
-        self._ending = False
+        self.accelerator = ""
+        """What runs the guest, since the first start: `kvm` or `tcg`."""
         self.boot_id = ""
         """The guest kernel's boot ID; another one after each start."""
         self.boot_seconds = 0.0
@@ -117,12 +118,12 @@ class Vm:
     @property
     def running(self) -> bool:
         """Whether QEMU runs."""
-        return self._process is not None and self._process.status is None
+        return self._guest is not None and self._guest.running
 
     @property
     def serial_log(self) -> Path:
         """The serial console's log, of all boots; gone after `close`."""
-        return self._folder / "serial.log"
+        return self._folder.path / "serial.log"
 
     def start(self, timeout: float | None = None) -> None:
         """Boot, and wait until commands can be run.
@@ -136,41 +137,33 @@ class Vm:
             QemuError: QEMU is missing or does not start.
             KernelPackageError, UserlandError: what it is made of cannot be made.
         """
-        if self.running:
-            raise LabError("the virtual machine runs already")
         limit = BOOT_SECONDS[self.definition.shape] if timeout is None else timeout
-        begun = time.monotonic()
-        for attempt in range(_HOSTFWD_ATTEMPTS):
-            begun = time.monotonic()
-            self._launch(console=False)
-            assert self._channel is not None
-            assert self._process is not None
-            ready = self._channel.wait_ready(limit)
-            if ready is not None:
-                break
-            taken = self._process.wait(1) and "host forwarding rule" in self._process.complaint()
-            if not taken or attempt + 1 == _HOSTFWD_ATTEMPTS:
-                problem = self._boot_failure(limit)
-                self.power_cut()
-                raise problem
-            self.power_cut()
-        assert ready is not None
-        self.boot_id = ready.boot_id
-        self.boot_seconds = time.monotonic() - begun
-        if ready.release != self.definition.kernel.release:
-            raise GuestLostError(f"the guest runs {ready.release}, not {self.definition.kernel.release}")
+        for _ in range(_PORT_ATTEMPTS - 1):
+            try:
+                return self._start(limit)
+            except PortTakenError:
+                continue
+        return self._start(limit)
 
-    def shell(self) -> int:
-        """Boot with a shell on our own terminal and wait for its end; returns QEMU's exit status."""
-        if self.running:
-            raise LabError("the virtual machine runs already")
-        self._launch(console=True)
-        assert self._process is not None
-        while not self._process.wait(3600):
-            pass
-        status = self._process.status or 0
-        self._detach()
-        return status
+    def shell(self, copies: Sequence[tuple[Path, str]] = ()) -> None:
+        """Boot with a root shell on our own terminal, and wait until the guest powers off, which the shell's end does.
+
+        Args:
+            copies: files or folders to copy in, as `put` does, once the guest is up.
+
+        Raises:
+            QemuError: QEMU is missing or does not start.
+        """
+        guest = self._launch(terminal=True)
+        try:
+            ready = guest.channel.wait_ready(BOOT_SECONDS[self.definition.shape])
+            for source, target in copies if ready is not None else ():
+                self.put(source, target)
+            while not guest.wait_end(3600):
+                pass
+            guest.raise_failure()
+        finally:
+            self._discard()
 
     def start_command(
         self,
@@ -186,9 +179,13 @@ class Vm:
             command: program and arguments; no shell is involved.
             environment: added to `DEFAULT_ENVIRONMENT`.
             folder: working directory.
-            max_output: bytes kept of each of its streams; it is killed if it writes more.
+            max_output: bytes kept of each of its streams; what is more is dropped, and an error when it is waited for.
+
+        Raises:
+            PanicError, GuestLostError: the guest is gone.
         """
-        return self._live().start(command, {**DEFAULT_ENVIRONMENT, **(environment or {})}, folder, max_output)
+        everything = {**DEFAULT_ENVIRONMENT, **(environment or {})}
+        return self._live().channel.start(command, everything, folder, max_output)
 
     def run(
         self,
@@ -210,12 +207,16 @@ class Vm:
         """
         deadline = time.monotonic() + timeout
         running = self.start_command(command, environment=environment, folder=folder, max_output=max_output)
-        running.send(stdin, timeout)
+        try:
+            running.send(stdin, timeout)
+        except TimeLimitError:
+            running.kill()
+            raise
         running.end_input()
         return running.wait(max(0.0, deadline - time.monotonic()), check=check)
 
     def sh(self, script: str, *, timeout: float = 60.0, check: bool = True) -> Result:
-        """Run a script by the guest's `/bin/sh`."""
+        """Run a script by the guest's `/bin/sh`; errors as those of `run`."""
         return self.run(["sh", "-c", script], timeout=timeout, check=check)
 
     def put(self, source: Path, target: str, *, timeout: float = 120.0) -> None:
@@ -243,7 +244,7 @@ class Vm:
         return transfer.read(self, path, max_bytes, timeout)
 
     def get(self, source: str, target: Path, *, timeout: float = 120.0) -> None:
-        """Copy a regular file of the guest to the host.
+        """Copy a file of the guest to the host.
 
         Raises:
             CopyError: it cannot be read there or written here.
@@ -251,13 +252,14 @@ class Vm:
         transfer.store(self.read(source, timeout=timeout), source, target)
 
     def host_port(self, guest_port: int) -> int:
-        """The port of 127.0.0.1 on the host that leads to `guest_port` of the guest; another one after each start."""
-        try:
-            return self._forwards[guest_port]
-        except KeyError:
-            raise LabError(
-                f"port {guest_port} of the guest is not forwarded", hint="name it in Network(to_guest=...)"
-            ) from None
+        """The port of 127.0.0.1 on the host that leads to `guest_port` of the guest; another one after each start.
+
+        Raises:
+            LabError: that port was not named in `Network.to_guest`.
+        """
+        if guest_port not in self._forwards:
+            raise LabError(f"port {guest_port} of the guest is not forwarded", hint="name it in Network(to_guest=...)")
+        return self._forwards[guest_port]
 
     def wait_settled(self, timeout: float = 180.0) -> str:
         """Wait until a full guest's systemd has started everything; returns its state: `running` or `degraded`."""
@@ -267,6 +269,10 @@ class Vm:
         """The guest kernel's log (`dmesg`)."""
         return self.run(["dmesg"]).text
 
+    def serial_tail(self) -> str:
+        """The last lines of the serial console of this boot."""
+        return self._guest.serial_tail() if self._guest is not None else ""
+
     def power_off(self, timeout: float = 90.0) -> None:
         """Shut the guest down cleanly.
 
@@ -274,114 +280,110 @@ class Vm:
             PowerOffError: it did not end in time (it is cut off then).
             PanicError: its kernel panicked on the way.
         """
-        process, channel = self._process, self._live()
-        assert process is not None
-        command = (
-            ["poweroff", "-f"] if self.definition.shape is Shape.MICRO else ["systemctl", "--no-block", "poweroff"]
-        )
-        self._ending = True
-        try:
-            channel.start(command, DEFAULT_ENVIRONMENT, "/", MAX_OUTPUT)
-        except GuestError as problem:
-            if isinstance(problem, PanicError):
-                raise
-        ended = process.wait(timeout)
-        tail = self.serial_tail()
-        panic = self._detach()
-        if panic is not None:
-            raise PanicError(panic, serial_tail=tail)
+        guest = self._live()
+        micro = self.definition.shape is Shape.MICRO
+        command = ["poweroff", "-f"] if micro else ["systemctl", "--no-block", "poweroff"]
+        guest.channel.start(command, DEFAULT_ENVIRONMENT, "/", MAX_OUTPUT)
+        ended = guest.wait_end(timeout)
+        tail = guest.serial_tail()
+        self._ended()
         if not ended:
             raise PowerOffError(f"the guest did not power off within {timeout:g} s", serial_tail=tail)
 
     def power_cut(self) -> None:
-        """End the guest like a cut of its power: what it had not flushed to its disk is lost. The disk stays."""
-        self._ending = True
-        self._detach()
+        """End the guest like a cut of its power: what it had not flushed to its disk is lost. The disk stays.
+
+        It never fails, and does nothing if the guest has ended already.
+        """
+        self._discard()
 
     def wait_end(self, timeout: float = 60.0) -> None:
-        """Wait until the guest ends by itself, by powering off or resetting.
+        """Wait until the guest ends by itself, by powering off or by a reset.
 
         Raises:
             PanicError: it ended by a panic.
             GuestLostError: it still runs after `timeout` seconds; it goes on.
         """
-        if self._process is None:
-            return
-        if not self._process.wait(timeout):
+        if self._guest is not None and not self._guest.wait_end(timeout):
             raise GuestLostError(f"the guest still runs after {timeout:g} s", serial_tail=self.serial_tail())
-        tail = self.serial_tail()
-        panic = self._detach()
-        if panic is not None:
-            raise PanicError(panic, serial_tail=tail)
-
-    def serial_tail(self) -> str:
-        """The last lines of the serial console."""
-        if self._serial is None:
-            return ""
-        if not self.running:
-            self._serial.finish(5)
-        return self._serial.tail()
+        self._ended()
 
     def close(self) -> None:
         """Cut the power if need be, and remove the disk and the logs."""
-        self.power_cut()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._lock.close()
+        self._discard()
+        self._folder.remove()
 
-    def _live(self) -> Channel:
-        if self._channel is None:
+    def _live(self) -> Guest:
+        if self._guest is None:
             raise GuestLostError("the virtual machine is not running", hint="start it first")
-        if self._channel.closed:
-            raise self._channel.lost("before a command")
-        return self._channel
+        if self._guest.channel.closed:
+            raise self._guest.channel.lost("before a command")
+        return self._guest
 
-    def _launch(self, *, console: bool) -> None:
-        self._detach()
+    def _ended(self) -> None:
+        guest = self._guest
+        self._discard()
+        if guest is not None:
+            guest.raise_panic()
+
+    def _discard(self) -> None:
+        guest, self._guest = self._guest, None
+        if guest is not None:
+            guest.stop()
+
+    def _start(self, limit: float) -> None:
+        begun = time.monotonic()
+        guest = self._launch(terminal=False)
+        try:
+            ready = guest.wait_ready(limit)
+        except LabError:
+            self._discard()
+            raise
+        self.boot_id = ready.boot_id
+        self.boot_seconds = time.monotonic() - begun
+
+    def _launch(self, *, terminal: bool) -> Guest:
+        if self.running:
+            raise LabError("the virtual machine runs already", hint="power it off or cut its power first")
+        self._discard()
         definition = self.definition
-        machine_disks = self._disks()
-        accelerated = definition.accelerator or accelerator.choose(self._trial_boot)
-        settings = Settings(
-            shape=definition.shape,
-            modules=definition.modules,
-            address=f"{qemu.GUEST_ADDRESS}/{qemu.PREFIX_LENGTH}" if definition.network is not None else None,
-            shell=console,
+        self.accelerator = definition.accelerator or accelerator.choose(self._trial_boot)
+        network = definition.network
+        self._forwards = {port: qemu.free_port() for port in (network.to_guest if network is not None else ())}
+        machine = qemu.Machine(
+            accelerator=self.accelerator,
+            cpus=definition.cpus,
+            memory_mib=definition.memory_mib,
+            kernel=definition.kernel.image,
+            initramfs=self._initial_files(terminal),
+            command_line=f"{_COMMAND_LINE} {definition.command_line}".strip(),
+            disks=self._disks(),
+            network=network.to_host if network is not None else None,
+            forwards=tuple(qemu.Forward(guest, host) for guest, host in self._forwards.items()),
         )
-        initial = self._folder / "initramfs"
-        initial.write_bytes(initramfs.build(definition.kernel, settings, runner_program()))
-        self._forwards = {
-            port: qemu.free_port() for port in (definition.network.to_guest if definition.network else ())
-        }
-        ours, theirs = socket.socketpair()
-        serial_ours, serial_theirs = socket.socketpair()
-        with theirs, serial_theirs:
-            machine = qemu.Machine(
-                accelerator=accelerated,
-                cpus=definition.cpus,
-                memory_mib=definition.memory_mib,
-                kernel=definition.kernel.image,
-                initramfs=initial,
-                command_line=f"{_COMMAND_LINE} {definition.command_line}".strip(),
-                disks=machine_disks,
-                network=definition.network.to_host if definition.network is not None else None,
-                forwards=tuple(qemu.Forward(guest, host) for guest, host in self._forwards.items()),
-                console=None if console else serial_theirs.fileno(),
-                channel=theirs.fileno(),
-            )
-            self._ending = False
-            try:
-                handed = (theirs.fileno(), serial_theirs.fileno())
-                self._process = qemu.Process(machine, handed, self._folder / "qemu.err")
-            except QemuError:
-                ours.close()
-                serial_ours.close()
-                raise
-        self._serial = SerialLog(serial_ours, self.serial_log)
-        self._channel = Channel(ours, self._lost)
+        self._guest = Guest(machine, self._folder.path, terminal=terminal)
+        return self._guest
+
+    def _initial_files(self, terminal: bool) -> Path:
+        size = shutil.get_terminal_size()
+        settings = Settings(
+            shape=self.definition.shape,
+            modules=self.definition.modules,
+            address=f"{qemu.GUEST_ADDRESS}/{qemu.PREFIX_LENGTH}" if self.definition.network is not None else None,
+            shell=(size.lines, size.columns) if terminal else None,
+        )
+        path = self._folder.path / "initramfs"
+        content = initramfs.build(self.definition.kernel, settings, runner_program())
+        try:
+            path.write_bytes(content)
+        except OSError as problem:
+            raise LabError(f"cannot write {path}: {problem.strerror}") from problem
+        return path
 
     def _disks(self) -> tuple[qemu.Disk, ...]:
         if self.definition.shape is Shape.MICRO:
             return ()
-        disk = self._folder / "disk.qcow2"
+        disk = self._folder.path / "disk.qcow2"
         if not disk.exists():
             create_overlay(disk, userland_image(self.definition.packages))
         modules = modules_image(self.definition.kernel)
@@ -391,49 +393,6 @@ class Vm:
         with Vm(Definition(self.definition.kernel, memory_mib=512, accelerator="kvm")) as trial:
             trial.start(seconds)
             trial.run(["true"], timeout=seconds)
-
-    def _boot_failure(self, limit: float) -> LabError:
-        assert self._process is not None
-        if self._process.wait(1):
-            if self._process.status != 0:
-                return self._process.failure()
-            return self._lost("before it was up")
-        return BootTimeoutError(
-            f"the guest did not come up within {limit:g} s",
-            hint="give it more time on a busy machine, or look at the serial log",
-            serial_tail=self.serial_tail(),
-        )
-
-    def _lost(self, doing: str) -> GuestError:
-        """Why the guest is gone: called when the channel is closed, maybe before QEMU has ended."""
-        process, serial = self._process, self._serial
-        if process is None or serial is None or self._ending:
-            return GuestLostError(f"the guest was powered off {doing}")
-        ended = process.wait(10)
-        if ended:
-            serial.finish(5)
-        if serial.panic is not None:
-            return PanicError(serial.panic, serial_tail=serial.tail())
-        complaint = process.complaint()
-        if not ended:
-            what = "the guest's runner is lost"
-        elif process.status == 0:
-            what = "the guest powered off or reset itself without a panic"
-        else:
-            what = f"QEMU ended with status {process.status}"
-        return GuestLostError(f"{what}, {doing}{': ' + complaint if complaint else ''}", serial_tail=serial.tail())
-
-    def _detach(self) -> str | None:
-        """End QEMU and the threads around it; returns the reason of a panic, if there was one."""
-        process, channel, serial = self._process, self._channel, self._serial
-        self._process = self._channel = None
-        if process is not None:
-            process.kill()
-        if channel is not None:
-            channel.close()
-        if serial is not None:
-            serial.finish(5)
-        return serial.panic if serial is not None else None
 
 
 def boot(
@@ -471,30 +430,3 @@ def boot(
         vm.close()
         raise
     return vm
-
-
-def _run_folder() -> tuple[Path, IO[bytes]]:
-    """A folder for one machine's files, with a lock on it; folders whose owner has died are removed on the way."""
-    parent = cache_root() / "lab" / "runs"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with locked(parent / "lock"):
-            for old in parent.glob("vm-*"):
-                _remove_abandoned(old)
-            folder = Path(tempfile.mkdtemp(prefix="vm-", dir=parent))
-            lock = (folder / "lock").open("wb")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as problem:
-        raise LabError(f"cannot make a folder for a guest in {parent}: {problem.strerror}") from problem
-    return folder, lock
-
-
-def _remove_abandoned(folder: Path) -> None:
-    try:
-        with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    except OSError:
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
