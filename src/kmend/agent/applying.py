@@ -1,0 +1,302 @@
+"""Hand a verified level to the kernel: preflight, intent, load, watch the transition, confirm."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from kmend.agent import checking, failpoint, preflight
+from kmend.agent.choice import Obstacle
+from kmend.agent.errors import (
+    BlockedError,
+    PendingError,
+    PreflightError,
+    RefusedByKernelError,
+    TerminatedError,
+    UnconfirmedError,
+)
+from kmend.agent.journal import State
+from kmend.agent.livekernel import BlockingTask
+from kmend.agent.quarantine import Entry
+from kmend.agent.session import Session
+from kmend.core.errors import SystemProblemError
+from kmend.core.manifest import Manifest, sha256_hex
+from kmend.trust import module_signature
+from kmend.trust.errors import MismatchError
+
+_FIRST_POLL = 0.02
+_LAST_POLL = 0.5
+_PATIENCE = 5.0
+
+_KERNEL_SAYS = {
+    errno.EPERM: (
+        "the kernel does not let this process load modules",
+        "run kmend as root; see kernel.modules_disabled",
+    ),
+    errno.EKEYREJECTED: (
+        "the kernel rejects the module's signature",
+        "the signer's certificate is not among the keys that this kernel trusts: enrol it (MOK or db)",
+    ),
+    errno.ENOKEY: (
+        "the kernel has no key for the module's signature",
+        "enrol the signer's certificate (MOK or db), or set repository.signer to a signer whose key is enrolled",
+    ),
+    errno.EBADMSG: ("the kernel cannot read the module's signature", "ask the publisher to sign it again"),
+    errno.EBUSY: (
+        "a transition is pending, or another tracer holds one of the functions",
+        "wait for the transition to end (kmend status), and look for kprobes or BPF programs on patched functions",
+    ),
+    errno.EEXIST: (
+        "a module of that name is resident",
+        "it can be loaded again after it was removed, or after a reboot",
+    ),
+    errno.EINVAL: (
+        "the kernel finds the livepatch not compatible with what is loaded, or with itself",
+        "see the kernel's log; going back, kmend rollback --unload-first may help",
+    ),
+    errno.ENOENT: ("a symbol that the livepatch needs is not in this kernel", "see the kernel's log"),
+    errno.ENOEXEC: ("the module is not of the form that this kernel loads", "see the kernel's log"),
+    errno.ENOMEM: ("the kernel has no memory for the module", "free some and try again"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an apply did.
+
+    Attributes:
+        seconds: from the system call to the end of the transition.
+        replaced: modules that were active before.
+    """
+
+    level: int
+    module: str
+    cves: tuple[str, ...]
+    seconds: float
+    replaced: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What `update` did: a level applied, or none and why.
+
+    Attributes:
+        level: the level in force afterwards, 0 if none.
+    """
+
+    level: int
+    applied: Applied | None
+    message: str
+
+
+def update(session: Session, level: int | None) -> Update:
+    """Load the newest level that this host may load, or the one that a person names.
+
+    Raises:
+        TrustError: the repository is not reachable or not trustworthy.
+        NotSupportedError, BlockedError, PreflightError: nothing was changed.
+        RefusedByKernelError: the kernel did not take it.
+        PendingError: it is loaded, its transition goes on.
+    """
+    check_host(session)
+    finish_pending(session)
+    with checking.recorded(session), checking.opened(session) as repository:
+        answer, records = checking.find(session, repository)
+        chosen = answer.manifest if level is None else checking.named(session, repository, level)
+        view = session.kernel.view()
+        if chosen is None or (view.current is not None and view.current.name == chosen.module.name):
+            return _nothing_to_do(session, answer.obstacles)
+        kept = session.store.module(chosen)
+        module = kept[0] if kept is not None else repository.module(records[chosen.level])
+        signature = repository.signature(chosen.module.sha256, session.config.repository.signer)
+    failpoint.reach("fetched")
+    session.say(f"level {chosen.level}: {_closes(chosen)}")
+    applied = apply(session, chosen, module, signature, cause="update")
+    if level is not None:
+        # A person named it, and it went in: what was held against it is answered.
+        session.quarantine.clear(chosen.module.name)
+    return Update(chosen.level, applied, f"level {chosen.level} is in force")
+
+
+def check_host(session: Session) -> None:
+    """Refuse early what no level could change.
+
+    Raises:
+        PreflightError: this host must not touch its kernel.
+    """
+    _refuse(preflight.host_refusals(session.facts(), session.config.policy))
+
+
+def finish_pending(session: Session) -> None:
+    """Watch a transition that an earlier command left, so that the next step can be taken.
+
+    Raises:
+        PendingError: it is still not over.
+        UnconfirmedError: it is over, and wrong.
+    """
+    if session.journal.state is State.TRANSITIONING:
+        session.say(f"level {session.journal.opened.level} is still in transition")
+        watch_transition(session)
+
+
+def apply(
+    session: Session, manifest: Manifest, module: bytes, signature: bytes, *, cause: str, hold: Entry | None = None
+) -> Applied:
+    """Load a level whose parts were verified, and see its transition through.
+
+    Args:
+        module: unsigned.
+        signature: the kernel's detached signature, empty for none.
+        cause: the command that wants it.
+        hold: goes into quarantine with the intent, and out again if the level is not loaded after all.
+
+    Raises:
+        PreflightError, RefusedByKernelError: the kernel runs what it ran before.
+        PendingError: loaded, the transition goes on.
+        UnconfirmedError: loaded, and the kernel shows something else than the manifest says.
+    """
+    view = session.kernel.view()
+    targets = {target.name: session.kernel.module_build_id(target.name) for target in manifest.objects}
+    _refuse(
+        preflight.load_refusals(
+            session.facts(), session.config.policy, view, session.running, manifest, targets, signed=bool(signature)
+        )
+    )
+    if sha256_hex(module) != manifest.module.sha256:
+        raise MismatchError(f"the module of level {manifest.level} is not the one that its manifest names")
+    joined = module_signature.join(module, signature) if signature else module
+    digest = sha256_hex(joined)
+    session.store.keep(manifest, module, signature)
+    loaded = session.loaded(view)
+    if session.journal.state is State.SOAKING:
+        session.journal.supersede()
+    session.journal.arm(
+        action="load",
+        cause=cause,
+        build_id=manifest.kernel.build_id,
+        level=manifest.level,
+        module=manifest.module.name,
+        sha256=manifest.module.sha256,
+        fixes=tuple(fix.digest for fix in manifest.fixes),
+        suspects=session.suspects(manifest, loaded),
+        cves=manifest.cves,
+        replaces=tuple(patch.name for patch in view.patches),
+        tainted=preflight.tainted(session.kernel),
+        intent_id=hold.intent if hold is not None else "",
+    )
+    if hold is not None:
+        place_hold(session, hold)
+    start = session.clock.uptime()
+    try:
+        _load(session, manifest, joined, digest)
+        watch_transition(session)
+    except (TerminatedError, KeyboardInterrupt):
+        if session.journal.state is not State.IDLE:
+            session.journal.conclude_nothing("the agent was asked to stop")
+        raise
+    replaced = tuple(patch.name for patch in view.patches)
+    session.store.prune(frozenset((manifest.module.name, *replaced)))
+    return Applied(
+        manifest.level, manifest.module.name, manifest.cves, round(session.clock.uptime() - start, 3), replaced
+    )
+
+
+def place_hold(session: Session, hold: Entry) -> None:
+    """Store a hold durably."""
+    failpoint.reach("hold.before")
+    session.quarantine.add(hold)
+    failpoint.reach("hold.after")
+
+
+def watch_transition(session: Session) -> None:
+    """Wait for the open intent's transition to end, then confirm it.
+
+    Raises:
+        PendingError: not within the configured time; the kernel goes on with it.
+        UnconfirmedError: it ended, but the kernel shows something else than the manifest says; the level is in quarantine.
+    """
+    intent = session.journal.opened
+    blocking = wait_for_transition(session, intent.module, goal=1)
+    if blocking is not None:
+        raise PendingError(
+            f"level {intent.level} is loaded, and its transition is not over after {session.config.timing.transition} s",
+            hint=f"the kernel goes on with it; held up by {names(blocking)}. Look again with kmend status",
+        )
+    problem = session.confirm()
+    if problem:
+        raise UnconfirmedError(
+            f"{problem}; level {intent.level} is in quarantine and still loaded", hint="take it off with kmend unload"
+        )
+    session.residents()
+
+
+def wait_for_transition(session: Session, module: str, *, goal: int) -> tuple[BlockingTask, ...] | None:
+    """Wait for a livepatch to reach `goal` (1 enabled, 0 gone); None once it did, else the tasks that hold it up."""
+    start = session.clock.uptime()
+    pause, told = _FIRST_POLL, False
+    while True:
+        patch = session.kernel.view().patch(module)
+        if patch is None or not patch.transition:
+            return None
+        waited = session.clock.uptime() - start
+        if waited >= session.config.timing.transition:
+            return session.kernel.blocking_tasks(goal=goal)
+        if waited >= _PATIENCE and not told:
+            session.say(f"waiting for {names(session.kernel.blocking_tasks(goal=goal))}")
+            told = True
+        session.clock.sleep(pause)
+        pause = min(pause * 1.5, _LAST_POLL)
+
+
+def names(tasks: tuple[BlockingTask, ...]) -> str:
+    """Tasks in words, the first few."""
+    if not tasks:
+        return "no task that can be seen"
+    shown = ", ".join(f"{task.name} ({task.task})" for task in tasks[:5])
+    return shown + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")
+
+
+def _load(session: Session, manifest: Manifest, joined: bytes, digest: str) -> None:
+    session.journal.begin_loading()
+    failpoint.reach("finit.before")
+    try:
+        session.host.loader().load(joined, digest)
+    except OSError as problem:
+        says, hint = _KERNEL_SAYS.get(problem.errno or 0, ("the kernel refuses the module", "see the kernel's log"))
+        code = errno.errorcode.get(problem.errno or 0, str(problem.errno))
+        message = f"level {manifest.level} was not loaded: {says} ({code})"
+        session.journal.refuse(message)
+        raise RefusedByKernelError(message, hint=hint) from problem
+    except SystemProblemError as problem:
+        session.journal.refuse(problem.message)
+        raise
+    failpoint.reach("finit.after")
+    session.journal.begin_transition()
+
+
+def _refuse(refusals: tuple[preflight.Refusal, ...]) -> None:
+    if refusals:
+        raise PreflightError(
+            "; ".join(refusal.message for refusal in refusals),
+            hint="; ".join(refusal.hint for refusal in refusals if refusal.hint),
+        )
+
+
+def _nothing_to_do(session: Session, obstacles: tuple[Obstacle, ...]) -> Update:
+    current = session.kernel.view().current
+    loaded = session.loaded(session.kernel.view())
+    level = loaded.level if loaded is not None else 0
+    if obstacles:
+        first = obstacles[0]
+        raise BlockedError(
+            f"level {first.level} is not loaded by itself: {first.reason}",
+            hint=f"to load it all the same: kmend update --level {first.level}; "
+            "to lift the quarantine: kmend quarantine clear",
+        )
+    if current is None:
+        return Update(0, None, "the repository has no level for this kernel build yet")
+    return Update(level, None, f"level {level} is the newest and in force")
+
+
+def _closes(manifest: Manifest) -> str:
+    return ", ".join(manifest.cves) or "; ".join(fix.title for fix in manifest.fixes)

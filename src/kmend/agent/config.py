@@ -1,0 +1,135 @@
+"""The agent's configuration: `agent.toml`, then `agent.toml.d/*.toml` in the order of their names, later members winning."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from kmend.agent.errors import ConfigError
+from kmend.core import durable
+from kmend.core.document import from_plain
+from kmend.core.errors import MalformedError, SystemProblemError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_CONFIG_BYTES = 256 * 1024
+MAX_DROP_INS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryConfig:
+    """Where livepatches come from.
+
+    Attributes:
+        url: `https`, `http` or `file` URL of the repository; empty if none is configured.
+        root: path of the trust root given at install.
+        signer: whose detached module signatures to use; empty for the publisher's.
+    """
+
+    url: str = ""
+    root: str = "/etc/kmend/root.json"
+    signer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """What this host allows.
+
+    Attributes:
+        replace_foreign: load although livepatches that are not kmend's are active; loading takes them off.
+        volatile_state: load although the state folder does not survive a reboot, which disables the crash guard.
+    """
+
+    replace_foreign: bool = False
+    volatile_state: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimingConfig:
+    """Times, in seconds unless the name says otherwise.
+
+    Attributes:
+        transition: how long a command watches a transition before it leaves it to the kernel.
+        remove_after: how long a replaced module stays, since tasks inside `do_exit()` may still return into it.
+        soak: how long a new level counts as being tried; a crash in that time puts it in quarantine.
+        stale_after_hours: how old the last good check may be.
+        connect: limit for a connection to the repository.
+        read: limit between two pieces of its answer.
+    """
+
+    transition: int = 60
+    remove_after: int = 60
+    soak: int = 300
+    stale_after_hours: int = 72
+    connect: int = 10
+    read: int = 30
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            if not 0 <= getattr(self, item.name) <= 86_400:
+                raise MalformedError(f"{item.name} must be 0 to 86400")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be configured."""
+
+    repository: RepositoryConfig = field(default_factory=RepositoryConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    timing: TimingConfig = field(default_factory=TimingConfig)
+
+    def __post_init__(self) -> None:
+        scheme = urlsplit(self.repository.url).scheme
+        if self.repository.url and scheme not in ("https", "http", "file"):
+            raise MalformedError(f"repository.url has the scheme {scheme!r}; https, http and file can be read")
+
+
+def read_config(folder: Path) -> Config:
+    """Read the configuration; an absent one is all defaults.
+
+    Raises:
+        ConfigError: a file cannot be read or holds what it must not; the message names file and member.
+    """
+    merged: dict[str, Any] = {}
+    sources = [folder / "agent.toml", *sorted((folder / "agent.toml.d").glob("*.toml"))[:MAX_DROP_INS]]
+    for path in sources:
+        if path.exists():
+            _merge(merged, _read(path), path)
+    try:
+        return from_plain(Config, merged)
+    except MalformedError as problem:
+        raise ConfigError(f"the configuration in {folder} is not usable: {problem.message}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(durable.read_bounded(path, max_bytes=MAX_CONFIG_BYTES).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise ConfigError(f"{path} is not valid TOML: {problem}") from None
+    except SystemProblemError as problem:
+        raise ConfigError(problem.message) from None
+
+
+def _merge(merged: dict[str, Any], tree: dict[str, Any], path: Path) -> None:
+    known = {item.name: {part.name for part in dataclasses.fields(item.default_factory())} for item in _sections()}
+    for section, members in tree.items():
+        if section not in known:
+            raise ConfigError(f"{path}: there is no section [{section}]", hint=f"sections are {', '.join(known)}")
+        if not isinstance(members, dict):
+            raise ConfigError(f"{path}: {section} must be a section")
+        for name in members:
+            if name not in known[section]:
+                hint = f"[{section}] knows {', '.join(sorted(known[section]))}"
+                raise ConfigError(f"{path}: [{section}] has no member {name}", hint=hint)
+        merged.setdefault(section, {}).update(members)
+
+
+def _sections() -> list[Any]:
+    return list(dataclasses.fields(Config))

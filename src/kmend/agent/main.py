@@ -1,0 +1,274 @@
+"""`kmend`: the command line on a host. Parses, takes the lock, recovers, runs the command, prints, ends with its status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from kmend import __version__
+from kmend.agent import checking, render, status
+from kmend.agent.applying import Update, update
+from kmend.agent.config import Config, read_config
+from kmend.agent.errors import AgentError, BusyError, ConfigError, TerminatedError
+from kmend.agent.lock import held
+from kmend.agent.returning import rollback, unload
+from kmend.agent.session import Host, Session, prepare_folders
+from kmend.agent.settling import settle
+from kmend.core.document import plain
+from kmend.core.errors import KmendError, SystemProblemError
+
+EXIT_CODES = """exit codes of status --exit-code, the worst first: 60 error, or no recent good check; 40 kernel not supported;
+50 reboot needed; 20 transition pending; 30 a newer level is held back; 10 update available; 0 current.
+other commands: 0 done; 1 failed; 3 refused, nothing changed; 20, 30, 40 as above; 75 another kmend is at work;
+78 configuration."""
+
+
+def main(arguments: Sequence[str] | None = None, *, host: Host | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's own.
+        host: the world to work in; None is this machine.
+
+    Returns:
+        The exit status.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(words)
+    logging.basicConfig(
+        level=logging.DEBUG if options.debug else logging.WARNING, stream=sys.stderr, format="kmend: %(message)s"
+    )
+    host = host or Host()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(_run(options, host))
+    except KmendError as problem:
+        return _report(problem, as_json=getattr(options, "json", False))
+    except KeyboardInterrupt:
+        sys.stderr.write("kmend: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the interpreter flushes it at exit
+        return 141
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise TerminatedError("stopped by a signal; what was begun is recorded", hint="kmend status tells how things stand")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kmend",
+        description="Keep the running kernel patched, without a reboot.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kmend {__version__}")
+    parser.add_argument("--debug", action="store_true", help="say more on standard error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        return command
+
+    add("status", "show what is patched, what is pending, what happened").add_argument(
+        "--exit-code", action="store_true", help="end with the code that stands for the state"
+    )
+    add("check", "ask the repository what is new, and change nothing")
+    command = add("update", "load the newest level that this host may load")
+    command.add_argument("--level", type=int, help="load this level, even if it is in quarantine")
+    command = add("rollback", "go back to the level before")
+    command.add_argument("--to", type=int, metavar="LEVEL", help="go back to this level")
+    command.add_argument(
+        "--unload-first",
+        action="store_true",
+        help="take the loaded level off first, where the kernel refuses to replace it; some seconds are unprotected",
+    )
+    command = add("unload", "take the livepatch off; its CVEs are open again")
+    command.add_argument("--no-wait", action="store_true", help="do not wait for the module's removal")
+    command = add("history", "list what happened to this host's kernel")
+    command.add_argument("--limit", type=int, default=50, help="how many events (default 50)")
+    command = add("quarantine", "list or clear what this host does not load by itself")
+    command.add_argument("act", choices=("list", "clear"), nargs="?", default="list")
+    command.add_argument("--level", type=int, help="clear this level only")
+    internal = commands.add_parser("internal")
+    internal.add_argument("act", choices=("settle", "note-shutdown"))
+    internal.set_defaults(json=False)
+    # Commands of the packaging and of kmend itself: not offered to people.
+    commands._choices_actions = [item for item in commands._choices_actions if item.dest != "internal"]
+    return parser
+
+
+def _run(options: argparse.Namespace, host: Host) -> int:
+    if options.command == "internal":
+        return _internal(options.act, host)
+    if options.command == "status":
+        return _status(options, host)
+    prepare_folders(host.paths)
+    config = read_config(host.paths.config)
+    with held(host.paths.run / "lock", options.command, host.clock):
+        session = Session(host, config, _say)
+        session.recover()
+        try:
+            return _COMMANDS[options.command](options, session)
+        finally:
+            status.publish(session, status.describe(session, repository=config.repository.url))
+            if session.next_deadline() is not None:
+                host.spawn_settler()
+
+
+def _status(options: argparse.Namespace, host: Host) -> int:
+    """Status works without privilege and beside another command; it recovers only where it may and can."""
+    problem: KmendError | None = None
+    try:
+        config = read_config(host.paths.config)
+    except ConfigError as caught:
+        config, problem = Config(), caught
+    try:
+        if _may_write(host):
+            with held(host.paths.run / "lock", "status", host.clock, wait=0.5):
+                session = Session(host, config, _say)
+                session.recover()
+                document = status.describe(session, repository=config.repository.url)
+                status.publish(session, document)
+        else:
+            document = status.describe(Session(host, config, _say), repository=config.repository.url)
+    except BusyError as caught:
+        _say(caught.message)
+        document = status.describe(Session(host, config, _say), repository=config.repository.url)
+    if problem is not None:
+        _report(problem, as_json=False)
+    _print(options, document, lambda: render.status(document, render.Painter(colour=_wants_colour())))
+    if not options.exit_code:
+        return 0
+    return 60 if problem is not None else document.exit_code
+
+
+def _may_write(host: Host) -> bool:
+    try:
+        prepare_folders(host.paths)
+    except SystemProblemError:
+        return False
+    return os.access(host.paths.state, os.W_OK) and os.access(host.paths.run, os.W_OK)
+
+
+def _check(options: argparse.Namespace, session: Session) -> int:
+    with checking.recorded(session), checking.opened(session) as repository:
+        checking.find(session, repository)
+    document = status.describe(session, repository=session.config.repository.url)
+    _print(options, document, lambda: render.status(document, render.Painter(colour=_wants_colour())))
+    return 0
+
+
+def _update(options: argparse.Namespace, session: Session) -> int:
+    result = update(session, options.level)
+    _print(options, result, lambda: _update_text(result))
+    return 0
+
+
+def _update_text(result: Update) -> str:
+    if result.applied is None:
+        return result.message
+    return (
+        f"{result.message} after {result.applied.seconds:.2f} s: {', '.join(result.applied.cves) or 'no CVE by name'}"
+    )
+
+
+def _rollback(options: argparse.Namespace, session: Session) -> int:
+    result = rollback(session, options.to, unload_first=options.unload_first)
+    gap = f"; unprotected for {result.unprotected_seconds:.2f} s" if result.unprotected_seconds else ""
+    _print(
+        options,
+        result,
+        lambda: (
+            f"level {result.level} is in force after {result.applied.seconds:.2f} s ({result.way}){gap}\n"
+            f"level {result.left} is held back until: kmend update --level {result.left}, or kmend quarantine clear"
+        ),
+    )
+    return 0
+
+
+def _unload(options: argparse.Namespace, session: Session) -> int:
+    result = unload(session, wait=not options.no_wait)
+    rest = "its module is still resident" if result.resident else "its module is removed"
+    _print(
+        options,
+        result,
+        lambda: (
+            f"level {result.level} is off after {result.seconds:.2f} s; {rest}\n"
+            f"it is held back until: kmend update --level {result.level}, or kmend quarantine clear"
+        ),
+    )
+    return 0
+
+
+def _history(options: argparse.Namespace, session: Session) -> int:
+    records = session.history.records()[-max(0, options.limit) :]
+    _print(options, {"format": "kmend-history/1", "records": records}, lambda: render.history(records))
+    return 0
+
+
+def _quarantine(options: argparse.Namespace, session: Session) -> int:
+    if options.act == "list":
+        entries = session.quarantine.entries()
+        _print(options, {"format": "kmend-quarantine/1", "entries": entries}, lambda: render.quarantine(entries))
+        return 0
+    chosen = [entry.module for entry in session.quarantine.entries() if options.level in (None, entry.level)]
+    removed = [entry for module in dict.fromkeys(chosen) for entry in session.quarantine.clear(module)]
+    text = "cleared: " + ", ".join(f"level {entry.level}" for entry in removed) if removed else "nothing to clear"
+    _print(options, {"format": "kmend-quarantine/1", "cleared": removed}, lambda: text)
+    return 0
+
+
+def _internal(act: str, host: Host) -> int:
+    prepare_folders(host.paths)
+    if act == "settle":
+        settle(host)
+    else:
+        Session(host, Config(), _say).note_shutdown()
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Session], int]] = {
+    "check": _check,
+    "update": _update,
+    "rollback": _rollback,
+    "unload": _unload,
+    "history": _history,
+    "quarantine": _quarantine,
+}
+
+
+def _print(options: argparse.Namespace, document: object, text: Callable[[], str]) -> None:
+    if options.json:
+        sys.stdout.write(json.dumps(plain(document), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(text() + "\n")
+    sys.stdout.flush()
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"kmend: {message}\n")
+    sys.stderr.flush()
+
+
+def _report(problem: KmendError, *, as_json: bool) -> int:
+    if as_json:
+        document = {"error": {"kind": problem.kind, "message": problem.message, "hint": problem.hint}}
+        sys.stdout.write(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    sys.stderr.write(f"kmend: error: {problem.message}\n")
+    if problem.hint:
+        sys.stderr.write(f"hint: {problem.hint}\n")
+    return problem.exit_status if isinstance(problem, AgentError) else 1
+
+
+def _wants_colour() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"

@@ -1,0 +1,38 @@
+"""Where everything lies on a host; one value, so that tests can give the agent another world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """All folders that the agent reads or writes, below `root`."""
+
+    root: Path = Path("/")
+
+    @property
+    def config(self) -> Path:
+        """Configuration: `agent.toml`, `agent.toml.d/*.toml`."""
+        return self.root / "etc/kmend"
+
+    @property
+    def state(self) -> Path:
+        """What must survive a reboot."""
+        return self.root / "var/lib/kmend"
+
+    @property
+    def run(self) -> Path:
+        """What must not: the lock, and the files published for others."""
+        return self.root / "run/kmend"
+
+    @property
+    def sys(self) -> Path:
+        """The kernel's sysfs."""
+        return self.root / "sys"
+
+    @property
+    def proc(self) -> Path:
+        """The kernel's procfs."""
+        return self.root / "proc"

@@ -1,0 +1,265 @@
+"""The ways back: `rollback` to an earlier level, and `unload`. Both leave a hold, so that no update goes forward by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kmend.agent import checking, choice, failpoint
+from kmend.agent.applying import Applied, apply, check_host, finish_pending, names, place_hold, wait_for_transition
+from kmend.agent.choice import RollbackPlan, Way
+from kmend.agent.errors import NotPossibleError, PendingError, TerminatedError
+from kmend.agent.journal import State, new_id
+from kmend.agent.preflight import pending_refusal, tainted
+from kmend.agent.quarantine import Cause, Entry
+from kmend.agent.session import Session
+from kmend.core.errors import KmendError
+from kmend.core.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """What `unload` did.
+
+    Attributes:
+        reopened: CVEs that are open again.
+        seconds: until the livepatch was off.
+        resident: the module stays in memory on this boot.
+    """
+
+    level: int
+    module: str
+    reopened: tuple[str, ...]
+    seconds: float
+    resident: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What `rollback` did.
+
+    Attributes:
+        way: `replace` or `unload-then-load`.
+        unprotected_seconds: for how long no fix was in force; 0 when it was replaced.
+    """
+
+    left: int
+    level: int
+    way: str
+    reopened: tuple[str, ...]
+    unprotected_seconds: float
+    applied: Applied
+
+
+def rollback(session: Session, to: int | None, *, unload_first: bool) -> RolledBack:
+    """Go back to an earlier level.
+
+    Args:
+        to: the level; None for the one that was replaced.
+        unload_first: take the loaded level off before, where the kernel refuses to replace it.
+
+    Raises:
+        NotPossibleError: there is no such way on this boot.
+        PreflightError, RefusedByKernelError, PendingError: as for `update`.
+    """
+    check_host(session)
+    _refuse_while_moving(session)
+    loaded = _loaded(session)
+    target, module, signature = _target(session, loaded, to)
+    plan = choice.plan_rollback(
+        loaded=loaded,
+        target=target,
+        view=session.kernel.view(),
+        residents=session.residents(),
+        uptime=session.clock.uptime(),
+        delay=session.config.timing.remove_after,
+        pinned=session.pinned,
+        unload_first=unload_first,
+    )
+    if plan.way is Way.NOT_ON_THIS_BOOT:
+        raise NotPossibleError(
+            f"going back to level {target.level} is not possible on this boot: {plan.reason}",
+            hint=f"reboot and run kmend update --level {target.level}, or go on to a newer level",
+        )
+    session.say(f"{loaded.level} -> {target.level}: {plan.reason}")
+    session.say(f"open again: {', '.join(plan.reopens) or 'no CVE by name'}")
+    _wait_for_removal(session, plan)
+    hold = _hold(session, loaded, target, Cause.ROLLED_BACK)
+    gap_from = session.clock.uptime()
+    if plan.way is Way.UNLOAD_THEN_LOAD:
+        _take_off(session, loaded, cause="rollback", hold=hold)
+        applied = apply(session, target, module, signature, cause="rollback")
+    else:
+        applied = apply(session, target, module, signature, cause="rollback", hold=hold)
+    gap = session.clock.uptime() - gap_from if plan.way is Way.UNLOAD_THEN_LOAD else 0.0
+    return RolledBack(loaded.level, target.level, plan.way.value, plan.reopens, round(gap, 3), applied)
+
+
+def unload(session: Session, *, wait: bool) -> Unloaded:
+    """Take the livepatch off, and remove its module once that is safe.
+
+    Args:
+        wait: stay until the module is removed; else the detached child does it.
+
+    Raises:
+        NotPossibleError: no level is loaded.
+        PendingError: the transition is not over in time; the kernel goes on with it.
+    """
+    check_host(session)
+    _refuse_while_moving(session)
+    loaded = _loaded(session)
+    reopened = choice.reopened(loaded, None)
+    session.say(f"taking level {loaded.level} off; open again: {', '.join(reopened) or 'no CVE by name'}")
+    seconds = _take_off(session, loaded, cause="unload", hold=_hold(session, loaded, None, Cause.UNLOADED))
+    name = loaded.module.name
+    if session.pinned(name):
+        session.say(f"module {name} stays resident until reboot: {'; '.join(loaded.pinned)}")
+    elif wait:
+        session.say(
+            f"module {name} is removed in {session.config.timing.remove_after} s, when no task can return into it"
+        )
+        _wait_until_gone(session, name)
+    resident = session.kernel.view().module(name) is not None
+    return Unloaded(loaded.level, name, reopened, seconds, resident)
+
+
+def _loaded(session: Session) -> Manifest:
+    current = session.kernel.view().current
+    if current is None:
+        raise NotPossibleError("no livepatch of kmend is loaded")
+    loaded = session.loaded(session.kernel.view())
+    if loaded is None:
+        raise NotPossibleError(
+            f"{current.name} is loaded, but its manifest is not on this host",
+            hint="kmend check fetches what the repository knows; else reboot",
+        )
+    return loaded
+
+
+def _refuse_while_moving(session: Session) -> None:
+    finish_pending(session)
+    refusal = pending_refusal(session.kernel.view())
+    if refusal is not None:
+        raise PendingError(refusal.message, hint=refusal.hint)
+
+
+def _target(session: Session, loaded: Manifest, to: int | None) -> tuple[Manifest, bytes, bytes]:
+    """The level to go back to, verified: from this host if it is kept here, else from the repository."""
+    number = to if to is not None else _previous(session, loaded)
+    if number is not None and number >= loaded.level:
+        raise NotPossibleError(
+            f"level {number} is not older than level {loaded.level}, which is in force",
+            hint=f"kmend update --level {number}" if number > loaded.level else "",
+        )
+    for manifest in session.store.manifests(session.running.build_id):
+        kept = session.store.module(manifest)
+        if manifest.level == number and kept is not None:
+            return manifest, *kept
+    with checking.opened(session) as repository:
+        records = {record.level: record for record in checking.levels_of(session, repository).levels}
+        if number is None:
+            number = max((level for level in records if level < loaded.level), default=None)
+        if number is None:
+            raise NotPossibleError(
+                f"there is no level before level {loaded.level}", hint="to run without any livepatch: kmend unload"
+            )
+        if number not in records:
+            raise NotPossibleError(f"the repository has no level {number} for this kernel build")
+        manifest = repository.manifest(session.running.build_id, records[number])
+        module = repository.module(records[number])
+        return manifest, module, repository.signature(manifest.module.sha256, session.config.repository.signer)
+
+
+def _previous(session: Session, loaded: Manifest) -> int | None:
+    """The level that the loaded one replaced here; None if it replaced none."""
+    for record in reversed(session.history.records()):
+        if record.module == loaded.module.name and record.event == "begin_soak":
+            kept = [session.store.manifest(name) for name in record.replaces]
+            older = [manifest.level for manifest in kept if manifest is not None and manifest.level < loaded.level]
+            return max(older, default=None)
+    return None
+
+
+def _wait_for_removal(session: Session, plan: RollbackPlan) -> None:
+    if not plan.wait_for:
+        return
+    if plan.wait_seconds:
+        session.say(
+            f"module {plan.wait_for} of that level is still resident from before; it can be removed in "
+            f"{plan.wait_seconds} s, then loaded again"
+        )
+    _wait_until_gone(session, plan.wait_for)
+    if session.kernel.view().module(plan.wait_for) is not None:
+        raise NotPossibleError(
+            f"module {plan.wait_for} cannot be removed, so it cannot be loaded again",
+            hint="somebody uses it; see lsmod",
+        )
+
+
+def _wait_until_gone(session: Session, module: str) -> None:
+    deadline = session.clock.uptime() + session.config.timing.remove_after + 10
+    while session.clock.uptime() < deadline:
+        session.remove_due()
+        if session.kernel.view().module(module) is None:
+            return
+        session.clock.sleep(0.5)
+
+
+def _take_off(session: Session, loaded: Manifest, *, cause: str, hold: Entry) -> float:
+    """Disable the loaded livepatch and watch it go; returns the seconds it took."""
+    if session.journal.state is State.SOAKING:
+        session.journal.supersede()
+    session.journal.arm(
+        action="unload",
+        cause=cause,
+        build_id=loaded.kernel.build_id,
+        level=loaded.level,
+        module=loaded.module.name,
+        sha256=loaded.module.sha256,
+        fixes=tuple(fix.digest for fix in loaded.fixes),
+        suspects=(),
+        cves=loaded.cves,
+        replaces=(),
+        tainted=tainted(session.kernel),
+        intent_id=hold.intent,
+    )
+    start = session.clock.uptime()
+    try:
+        place_hold(session, hold)
+        session.journal.begin_disabling()
+        failpoint.reach("disable.before")
+        try:
+            session.kernel.disable(loaded.module.name)
+        except KmendError as problem:
+            session.journal.refuse(problem.message)
+            raise
+        failpoint.reach("disable.after")
+        blocking = wait_for_transition(session, loaded.module.name, goal=0)
+    except (TerminatedError, KeyboardInterrupt):
+        if session.journal.state is not State.IDLE:
+            session.journal.conclude_nothing("the agent was asked to stop")
+        raise
+    if blocking is not None:
+        raise PendingError(
+            f"level {loaded.level} is not off after {session.config.timing.transition} s",
+            hint=f"the kernel goes on with it; held up by {names(blocking)}. Look again with kmend status",
+        )
+    session.journal.finish_disabling()
+    session.residents()
+    return round(session.clock.uptime() - start, 3)
+
+
+def _hold(session: Session, left: Manifest, target: Manifest | None, cause: Cause) -> Entry:
+    """What keeps `update` from going forward by itself again: the level that is left, and the fixes that go with it."""
+    kept = target.fix_digests if target is not None else frozenset()
+    words = "rolled back by a person" if cause is Cause.ROLLED_BACK else "unloaded by a person"
+    return Entry(
+        build_id=left.kernel.build_id,
+        level=left.level,
+        module=left.module.name,
+        fixes=tuple(fix.digest for fix in left.fixes if fix.digest not in kept),
+        cause=cause,
+        message=words,
+        at=session.clock.now(),
+        boot_id=session.boot_id,
+        intent=new_id(),
+    )

@@ -1,0 +1,252 @@
+"""One command's hold on the host: everything it works with, brought up to date by recovery before it begins."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kmend.agent import failpoint, preflight, recovery, residents, statefile
+from kmend.agent.clock import Clock
+from kmend.agent.config import Config
+from kmend.agent.history import History
+from kmend.agent.journal import Journal, State
+from kmend.agent.livekernel import LiveKernel, View
+from kmend.agent.paths import Paths
+from kmend.agent.quarantine import Cause, Quarantine
+from kmend.agent.recovery import Action
+from kmend.agent.residents import Residents
+from kmend.agent.store import Store
+from kmend.agent.syscalls import Loader, SystemCalls
+from kmend.core import durable
+from kmend.core.errors import SystemProblemError
+from kmend.core.manifest import Manifest
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanShutdown:
+    """Written when the host shuts down in order."""
+
+    boot_id: str
+    at: int
+    format: str = "kmend-clean-shutdown/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Soaked:
+    """The last level that ran through its soak on this host: its fixes are not suspects when the host crashes later."""
+
+    build_id: str
+    level: int
+    fixes: tuple[str, ...]
+    format: str = "kmend-soaked/1"
+
+
+def _spawn_settler() -> None:
+    """Start the detached child that settles the soak and removes replaced modules; the next command does it otherwise."""
+    command = [sys.executable, "-m", "kmend.agent", "internal", "settle"]
+    try:
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+    except OSError as problem:
+        _logger.warning("cannot start %s: %s", " ".join(command), problem.strerror)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The world outside: files, time, the kernel's system calls, and the child that cleans up. Tests have another."""
+
+    paths: Paths = field(default_factory=Paths)
+    clock: Clock = field(default_factory=Clock)
+    loader: Callable[[], Loader] = SystemCalls
+    spawn_settler: Callable[[], None] = _spawn_settler
+
+
+class Session:
+    """What the commands work with.
+
+    Args:
+        host: the world outside.
+        config: how this host is configured.
+        say: told, line by line, what is going on.
+    """
+
+    def __init__(self, host: Host, config: Config, say: Callable[[str], None]) -> None:
+        self.host = host
+        self.paths = host.paths
+        self.clock = host.clock
+        self.config = config
+        self.say = say
+        self.kernel = LiveKernel(host.paths)
+        self.running = self.kernel.running()
+        self.history = History(host.paths.state / "history.jsonl")
+        self.quarantine = Quarantine(host.paths.state / "quarantine.json")
+        self.store = Store(host.paths.state / "levels")
+        self.boot_id = self.kernel.boot_id()
+        self.journal = Journal(host.paths.state, self.history, self.quarantine, host.clock, self.boot_id)
+
+    def loaded(self, view: View) -> Manifest | None:
+        """The manifest of the livepatch in force; None if none is, or if this host does not know it."""
+        current = view.current
+        return self.store.manifest(current.name) if current is not None else None
+
+    def facts(self) -> preflight.Facts:
+        """What preflight looks at, read now."""
+        return preflight.gather(self.paths, self.kernel)
+
+    def pinned(self, module: str) -> bool:
+        """Whether a module must stay on this boot; unknown ones count as pinned."""
+        manifest = self.store.manifest(module)
+        return manifest is None or bool(manifest.pinned)
+
+    def suspects(self, manifest: Manifest, loaded: Manifest | None) -> tuple[str, ...]:
+        """The fixes to blame if the host crashes while `manifest` is new: those that it did not run well with before."""
+        known = set(loaded.fix_digests) if loaded is not None else set()
+        soaked = statefile.load(self.paths.state / "soaked.json", Soaked)
+        if soaked is not None and soaked.build_id == manifest.kernel.build_id:
+            known.update(soaked.fixes)
+        digests = tuple(fix.digest for fix in manifest.fixes)
+        return tuple(digest for digest in digests if digest not in known) or digests
+
+    # Recovery
+
+    def recover(self) -> None:
+        """Make an open intent agree with what the kernel shows, and remove modules that are due; every command starts so."""
+        intent = self.journal.intent
+        if intent is not None:
+            shutdown = statefile.load(self.paths.state / "shutdown.json", CleanShutdown)
+            decision = recovery.decide(
+                intent,
+                self.kernel.view(),
+                uptime=self.clock.uptime(),
+                tainted=preflight.tainted(self.kernel),
+                clean_shutdown=shutdown.boot_id if shutdown is not None else "",
+            )
+            self._carry_out(decision)
+        self.remove_due()
+
+    def _carry_out(self, decision: recovery.Recovery) -> None:
+        journal, message = self.journal, decision.message
+        if message:
+            self.say(f"recovered: {message}")
+        if decision.action is Action.LAPSE:
+            journal.lapse(message, undone=decision.undone)
+        elif decision.action is Action.CONDEMN_CRASHED:
+            journal.condemn(Cause.CRASHED, message, recovered=True)
+        elif decision.action is Action.CONDEMN_OOPSED:
+            journal.condemn(Cause.OOPSED, message, recovered=True)
+        elif decision.action is Action.CONCLUDE_NOTHING:
+            journal.conclude_nothing(message, recovered=True)
+        elif decision.action is Action.ADOPT_TRANSITION:
+            journal.begin_transition(recovered=True)
+        elif decision.action is Action.ADOPT_FINISHED:
+            if journal.state is State.LOADING:
+                journal.begin_transition(recovered=True)
+            self.confirm(recovered=True)
+        elif decision.action is Action.ADOPT_DISABLED:
+            journal.finish_disabling(recovered=True)
+        elif decision.action is Action.SETTLE:
+            self.settle()
+
+    def confirm(self, *, recovered: bool = False) -> str:
+        """Hold what the kernel shows against the manifest, and begin the soak; returns what is wrong, empty if nothing."""
+        intent = self.journal.opened
+        manifest = self.store.manifest(intent.module)
+        patch = self.kernel.view().patch(intent.module)
+        problem = ""
+        if manifest is None:
+            problem = f"the manifest of level {intent.level} is not on this host any more"
+        elif patch is None or not patch.enabled or patch.transition:
+            problem = f"the kernel does not show level {intent.level} in force"
+        else:
+            expected = {
+                (target.name, function.sysfs_name) for target in manifest.objects for function in target.functions
+            }
+            if patch.functions != expected:
+                odd = sorted(patch.functions.symmetric_difference(expected))
+                problem = f"the kernel does not patch exactly what the manifest says: {odd[:5]}"
+            elif patch.unapplied:
+                problem = f"the kernel has not patched {', '.join(sorted(patch.unapplied))}"
+        failpoint.reach("confirmed")
+        if problem:
+            self.journal.condemn(Cause.UNCONFIRMED, problem, recovered=recovered)
+        else:
+            self.journal.begin_soak(int(self.clock.uptime()) + self.config.timing.soak, recovered=recovered)
+        return problem
+
+    def settle(self) -> None:
+        """Close a soak that went well."""
+        intent = self.journal.opened
+        statefile.save(self.paths.state / "soaked.json", Soaked(intent.build_id, intent.level, intent.fixes))
+        self.journal.settle()
+
+    # Replaced modules
+
+    def residents(self) -> Residents:
+        """Modules out of use and since when, brought up to date and stored."""
+        path = self.paths.run / "residents.json"
+        known = residents.load(path)
+        seen = residents.observe(self.kernel.view(), known, self.clock.uptime())
+        if seen != known:
+            statefile.save(path, seen)
+        return seen
+
+    def remove_due(self) -> None:
+        """Remove replaced modules whose delay is over; what cannot be removed now is tried again later."""
+        seen = self.residents()
+        if not seen.modules or not self.facts().may_load:
+            return
+        due = residents.removable(
+            seen, self.kernel.view(), self.clock.uptime(), self.config.timing.remove_after, self.pinned
+        )
+        for name in due:
+            self._remove(name)
+        if due:
+            self.residents()
+
+    def _remove(self, name: str) -> None:
+        failpoint.reach("remove.before")
+        try:
+            self.host.loader().remove(name)
+        except OSError as problem:
+            _logger.warning("cannot remove the replaced module %s yet: %s", name, problem.strerror)
+        failpoint.reach("remove.after")
+
+    def note_shutdown(self) -> None:
+        """Record that the host shuts down in order, so that an open intent is not taken for a crash."""
+        durable.make_folder(self.paths.state)
+        statefile.save(self.paths.state / "shutdown.json", CleanShutdown(self.boot_id, self.clock.now()))
+
+    def soaking_until(self) -> int | None:
+        """The uptime at which the soak ends; None if no level soaks."""
+        intent = self.journal.intent
+        return intent.soak_until if intent is not None and intent.state is State.SOAKING else None
+
+    def next_deadline(self) -> int | None:
+        """The uptime at which `recover` has something to do; None if it never has on this boot."""
+        seen = self.residents()
+        due = residents.next_due(seen, self.config.timing.remove_after, self.pinned)
+        return min((time for time in (due, self.soaking_until()) if time is not None), default=None)
+
+
+def prepare_folders(paths: Paths) -> None:
+    """Create the state and run-time folders.
+
+    Raises:
+        SystemProblemError: they cannot be created; mostly for want of privilege.
+    """
+    try:
+        durable.make_folder(paths.state, mode=0o755)
+        durable.make_folder(paths.run, mode=0o755)
+    except SystemProblemError as problem:
+        raise SystemProblemError(problem.message, hint="run kmend as root") from None

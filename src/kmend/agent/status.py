@@ -1,0 +1,235 @@
+"""What is true of this host now: one document, its exit code, and the files published in `/run/kmend`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kmend import __version__
+from kmend.agent import checking, failpoint, preflight
+from kmend.agent.checking import LevelSummary
+from kmend.agent.choice import Obstacle
+from kmend.agent.livekernel import BlockingTask, RunningKernel, View, level_of
+from kmend.agent.quarantine import Entry
+from kmend.agent.recovery import TAINT_DIE
+from kmend.agent.session import Session
+from kmend.core import durable
+from kmend.core.document import encode
+from kmend.core.manifest import Manifest
+
+NOTED_SECONDS = 7 * 86_400
+MAX_NOTES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FixStatus:
+    """A fix in the loaded level."""
+
+    title: str
+    digest: str
+    cves: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LivepatchStatus:
+    """The loaded livepatch.
+
+    Attributes:
+        state: `in-force`, `coming`, `leaving`.
+        known: its manifest is on this host; without it there are no fixes to name.
+        blocking: tasks that hold its transition up.
+    """
+
+    level: int
+    module: str
+    state: str
+    known: bool
+    pinned: tuple[str, ...]
+    functions: int
+    fixes: tuple[FixStatus, ...]
+    blocking: tuple[BlockingTask, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CveStatus:
+    """What is true of one CVE on this host: `live-patched` or `pending`."""
+
+    cve: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStatus:
+    """The last check.
+
+    Attributes:
+        good_at: when the last successful one was, 0 for never.
+        kind: of its error, empty if it succeeded.
+        stale: the last good one is too long ago.
+    """
+
+    at: int
+    good_at: int
+    kind: str
+    message: str
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that happened and that a person should know."""
+
+    at: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`kmend status --json`; `format` names this form, which only ever gains members.
+
+    Attributes:
+        summary: `current`, `update-available`, `blocked`, `pending`, `reboot-needed`, `not-supported`, `error`.
+        exit_code: what `--exit-code` ends with.
+        state: of the agent's journal.
+        supported: whether the repository has levels for this kernel build; None if that is not known.
+    """
+
+    generated: int
+    agent: str
+    summary: str
+    exit_code: int
+    kernel: RunningKernel
+    boot_id: str
+    supported: bool | None
+    state: str
+    livepatch: LivepatchStatus | None
+    cves: tuple[CveStatus, ...]
+    available: LevelSummary | None
+    blocked: tuple[Obstacle, ...]
+    quarantine: tuple[Entry, ...]
+    other_livepatches: tuple[str, ...]
+    resident_modules: tuple[str, ...]
+    last_check: CheckStatus | None
+    repository: str
+    notes: tuple[Note, ...]
+    format: str = "kmend-status/1"
+
+
+def exit_code(
+    *,
+    check: CheckStatus | None,
+    unconfirmed: bool,
+    supported: bool | None,
+    oopsed: bool,
+    pending: bool,
+    blocked: bool,
+    available: bool,
+) -> tuple[int, str]:
+    """The exit code and its word; the worst wins, in the order that DESIGN section 6 gives."""
+    if check is None or check.kind or check.stale or unconfirmed:
+        return 60, "error"
+    if supported is False:
+        return 40, "not-supported"
+    if oopsed:
+        return 50, "reboot-needed"
+    if pending:
+        return 20, "pending"
+    if blocked:
+        return 30, "blocked"
+    if available:
+        return 10, "update-available"
+    return 0, "current"
+
+
+def describe(session: Session, *, repository: str) -> Status:
+    """Read everything and say what is true.
+
+    Args:
+        repository: the configured URL, for the report.
+    """
+    view = session.kernel.view()
+    now = session.clock.now()
+    loaded = session.loaded(view)
+    last = checking.last_check(session)
+    check = None
+    if last is not None:
+        stale = now - last.good_at > session.config.timing.stale_after_hours * 3600
+        check = CheckStatus(last.at, last.good_at, last.kind, last.message, stale)
+    livepatch = _livepatch(session, view, loaded)
+    outlook = checking.outlook(session, view, last)
+    pending = view.moving is not None
+    entries = session.quarantine.entries()
+    in_force = {entry.module for entry in entries if entry.cause.value == "unconfirmed"}
+    code, word = exit_code(
+        check=check,
+        unconfirmed=livepatch is not None and livepatch.module in in_force,
+        supported=last.supported if last is not None else None,
+        oopsed=bool(preflight.tainted(session.kernel) & TAINT_DIE),
+        pending=pending,
+        blocked=bool(outlook.obstacles),
+        available=outlook.manifest is not None,
+    )
+    return Status(
+        generated=now,
+        agent=__version__,
+        summary=word,
+        exit_code=code,
+        kernel=session.running,
+        boot_id=session.boot_id,
+        supported=last.supported if last is not None else None,
+        state=session.journal.state.value,
+        livepatch=livepatch,
+        cves=_cves(livepatch),
+        available=LevelSummary.of(outlook.manifest) if outlook.manifest is not None else None,
+        blocked=outlook.obstacles,
+        quarantine=entries,
+        other_livepatches=view.foreign,
+        resident_modules=view.idle_modules,
+        last_check=check,
+        repository=repository,
+        notes=_notes(session, now),
+    )
+
+
+def publish(session: Session, status: Status) -> None:
+    """Write `/run/kmend/state.json` and `/run/kmend/cvelist` (one live-patched CVE a line)."""
+    failpoint.reach("publish.before")
+    durable.write_durably(session.paths.run / "state.json", encode(status) + b"\n")
+    patched = "".join(f"{item.cve}\n" for item in status.cves if item.verdict == "live-patched")
+    durable.write_durably(session.paths.run / "cvelist", patched.encode())
+
+
+def _livepatch(session: Session, view: View, loaded: Manifest | None) -> LivepatchStatus | None:
+    current = view.current
+    if current is None:
+        return None
+    state = "in-force"
+    blocking: tuple[BlockingTask, ...] = ()
+    if current.transition or not current.enabled:
+        state = "coming" if current.enabled else "leaving"
+        blocking = session.kernel.blocking_tasks(goal=1 if current.enabled else 0)
+    fixes = loaded.fixes if loaded is not None else ()
+    return LivepatchStatus(
+        level=level_of(current.name) or 0,
+        module=current.name,
+        state=state,
+        known=loaded is not None,
+        pinned=loaded.pinned if loaded is not None else (),
+        functions=len(current.functions),
+        fixes=tuple(FixStatus(fix.title, fix.digest, fix.cves) for fix in fixes),
+        blocking=blocking,
+    )
+
+
+def _cves(livepatch: LivepatchStatus | None) -> tuple[CveStatus, ...]:
+    if livepatch is None:
+        return ()
+    verdict = "live-patched" if livepatch.state == "in-force" else "pending"
+    names = sorted({cve for fix in livepatch.fixes for cve in fix.cves})
+    return tuple(CveStatus(name, verdict) for name in names)
+
+
+def _notes(session: Session, now: int) -> tuple[Note, ...]:
+    recovered = [
+        record for record in session.history.records() if record.recovered and now - record.at <= NOTED_SECONDS
+    ]
+    return tuple(Note(record.at, record.message) for record in recovered[-MAX_NOTES:])
