@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 from kmend.lab import qemu
@@ -33,6 +34,7 @@ class Guest:
         with channel_theirs, serial_theirs:
             handed = (channel_theirs.fileno(), serial_theirs.fileno())
             console = qemu.terminal_console(folder / "serial.log") if terminal else f"socket,fd={handed[1]}"
+            self.started = time.monotonic()
             try:
                 self._process = qemu.Process(
                     machine.arguments(console, handed[0]), handed, folder / "qemu.err", terminal=terminal

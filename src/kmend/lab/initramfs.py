@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import enum
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
 from kmend.lab.cpio import Archive
-from kmend.lab.errors import UserlandError
 from kmend.lab.kernelpackage import UnpackedKernel
 from kmend.lab.modules import modules_to_load
+from kmend.lab.programs import program
 
 _RUNNER_UNIT = """\
 [Unit]
@@ -91,7 +89,7 @@ def build(kernel: UnpackedKernel, settings: Settings, runner: bytes) -> bytes:
     archive = Archive()
     for folder in ("dev", "proc", "sys", "run", "tmp", "root", "etc", "sbin", "usr/bin", "usr/sbin"):
         archive.folder(folder)
-    archive.file("bin/busybox", _busybox().read_bytes(), 0o755)
+    archive.file("bin/busybox", program("busybox").read_bytes(), 0o755)
     archive.file("init", resources.files(__package__).joinpath("init.sh").read_bytes(), 0o755)
     archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
     archive.file("etc/group", b"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n")
@@ -132,10 +130,3 @@ def _add_units(archive: Archive, settings: Settings) -> None:
 def _size(terminal: tuple[int, int]) -> str:
     """The words by which stty sets a terminal's size."""
     return f"rows {terminal[0]} cols {terminal[1]}"
-
-
-def _busybox() -> Path:
-    found = shutil.which("busybox")
-    if found is None:
-        raise UserlandError("busybox is not installed", hint="install the package busybox-static")
-    return Path(found)

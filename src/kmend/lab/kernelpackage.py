@@ -14,6 +14,7 @@ from pathlib import Path
 from kmend.core.cache import cache_root, locked
 from kmend.core.process import ProgramFailedError, run
 from kmend.lab.errors import KernelPackageError
+from kmend.lab.programs import program
 
 _LAYOUT = "1"
 """Changes whenever what is kept in the cache changes."""
@@ -67,11 +68,11 @@ def _unpack_into(package: Path, folder: Path) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder.parent))
     try:
         temporary.chmod(0o755)
-        run(["dpkg-deb", "--extract", package, temporary], timeout=300)
+        run([program("dpkg-deb"), "--extract", package, temporary], timeout=300)
         if (temporary / "usr/lib/modules").is_dir() and not (temporary / "lib").exists():
             (temporary / "lib").symlink_to("usr/lib")
         release = _release(temporary, package)
-        run(["depmod", "--basedir", temporary, release], timeout=120)
+        run([program("depmod"), "--basedir", temporary, release], timeout=120)
         temporary.replace(folder)
     except ProgramFailedError as problem:
         raise KernelPackageError(

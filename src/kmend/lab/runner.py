@@ -10,16 +10,16 @@ from pathlib import Path
 from kmend.core.cache import cache_root
 from kmend.core.process import ProgramFailedError, run
 from kmend.lab.errors import UserlandError
+from kmend.lab.programs import program
 
-_COMPILE = ("gcc", "-O2", "-Wall", "-static", "-s")
+_COMPILE = ("-O2", "-Wall", "-static", "-s")
 
 
 def runner_program() -> bytes:
     """The runner's executable; compiled once for each version of its source.
 
     Raises:
-        UserlandError: it cannot be compiled or stored.
-        SystemProblemError: there is no compiler.
+        UserlandError: it cannot be compiled (no compiler, no static libc) or stored.
     """
     source = resources.files(__package__).joinpath("runner.c").read_bytes()
     key = hashlib.sha256(repr(_COMPILE).encode() + source).hexdigest()[:24]
@@ -29,7 +29,7 @@ def runner_program() -> bytes:
             kept.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
                 (Path(folder) / "runner.c").write_bytes(source)
-                run([*_COMPILE, "-o", "runner", "runner.c"], cwd=Path(folder), timeout=120)
+                run([program("gcc"), *_COMPILE, "-o", "runner", "runner.c"], cwd=Path(folder), timeout=120)
                 (Path(folder) / "runner").replace(kept)
         return kept.read_bytes()
     except ProgramFailedError as problem:

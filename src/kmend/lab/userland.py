@@ -18,12 +18,13 @@ from kmend.core.cache import cache_root, locked
 from kmend.core.process import ProgramFailedError, run
 from kmend.lab.errors import UserlandError
 from kmend.lab.kernelpackage import UnpackedKernel
+from kmend.lab.programs import program
 
 SUITE = "bookworm"
 PACKAGES = ("systemd-sysv", "udev", "dbus", "kmod", "python3", "iproute2", "procps", "ca-certificates")
 DISK_MIB = 2048
 _LAYOUT = "1"
-_MMDEBSTRAP = ("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory")
+_MMDEBSTRAP = ("--quiet", "--mode=root", "--variant=minbase", "--format=directory")
 _MASKED = (
     # nothing may wake up while a guest is being measured
     "apt-daily.timer",
@@ -112,7 +113,19 @@ def _hint(output: str) -> str:
 def _format(image: Path, folder: Path, size_mib: int, *, journal: bool) -> None:
     # Inode tables are written now, so that no kernel thread does it while a guest is being measured.
     features = "^metadata_csum_seed" if journal else "^has_journal"
-    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", features, "-E", "lazy_itable_init=0,root_owner=0:0"]
+    command = [
+        program("mke2fs"),
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-m",
+        "0",
+        "-O",
+        features,
+        "-E",
+        "lazy_itable_init=0,root_owner=0:0",
+    ]
     run([*command, "-d", folder, image, f"{size_mib}M"], timeout=300)
 
 
@@ -127,11 +140,9 @@ def _make_userland(image: Path, packages: Sequence[str]) -> None:
         sources = work / "sources"
         sources.write_text(debian_sources(_apt_files(), SUITE), encoding="utf-8")
         root = work / "root"
-        excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED]
-        run(
-            [*_MMDEBSTRAP, *_proxy_options(), *excluded, f"--include={','.join(packages)}", SUITE, root, sources],
-            timeout=1800,
-        )
+        options = [*_MMDEBSTRAP, *_proxy_options(), f"--include={','.join(packages)}"]
+        options += [f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED]
+        run([program("mmdebstrap"), *options, SUITE, root, sources], timeout=1800)
         _prepare(root)
         _format(image, root, DISK_MIB, journal=True)
     finally:

@@ -60,7 +60,7 @@ class Definition:
     Attributes:
         kernel: the package to boot.
         shape: what runs in it.
-        cpus: virtual processors.
+        cpus: virtual processors; None takes one for a micro guest and two for a full one, which boots faster so.
         memory_mib: memory, in MiB.
         modules: kernel modules (by name) to load before anything else runs, with what they need.
         network: None for no network card.
@@ -71,7 +71,7 @@ class Definition:
 
     kernel: UnpackedKernel
     shape: Shape = Shape.MICRO
-    cpus: int = 1
+    cpus: int | None = None
     memory_mib: int = 1024
     modules: tuple[str, ...] = ()
     network: Network | None = None
@@ -80,11 +80,16 @@ class Definition:
     accelerator: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.cpus <= 64 or not 128 <= self.memory_mib <= 1024 * 1024:
-            raise LabError(f"a guest with {self.cpus} processors and {self.memory_mib} MiB is not possible")
+        if not 1 <= self.processors <= 64 or not 128 <= self.memory_mib <= 1024 * 1024:
+            raise LabError(f"a guest with {self.processors} processors and {self.memory_mib} MiB is not possible")
         ports = (*self.network.to_host, *self.network.to_guest) if self.network is not None else ()
         if not all(0 < port < 65536 for port in ports):
             raise LabError(f"not all of {ports} are TCP ports")
+
+    @property
+    def processors(self) -> int:
+        """How many virtual processors it has."""
+        return self.cpus if self.cpus is not None else 1 if self.shape is Shape.MICRO else 2
 
 
 class Vm:
@@ -332,7 +337,6 @@ class Vm:
             guest.stop()
 
     def _start(self, limit: float) -> None:
-        begun = time.monotonic()
         guest = self._launch(terminal=False)
         try:
             ready = guest.wait_ready(limit)
@@ -340,7 +344,7 @@ class Vm:
             self._discard()
             raise
         self.boot_id = ready.boot_id
-        self.boot_seconds = time.monotonic() - begun
+        self.boot_seconds = time.monotonic() - guest.started
 
     def _launch(self, *, terminal: bool) -> Guest:
         if self.running:
@@ -352,7 +356,7 @@ class Vm:
         self._forwards = {port: qemu.free_port() for port in (network.to_guest if network is not None else ())}
         machine = qemu.Machine(
             accelerator=self.accelerator,
-            cpus=definition.cpus,
+            cpus=definition.processors,
             memory_mib=definition.memory_mib,
             kernel=definition.kernel.image,
             initramfs=self._initial_files(terminal),
@@ -399,7 +403,7 @@ def boot(
     kernel: UnpackedKernel | Path,
     shape: Shape = Shape.MICRO,
     *,
-    cpus: int = 1,
+    cpus: int | None = None,
     memory_mib: int = 1024,
     modules: Sequence[str] = (),
     network: Network | None = None,

@@ -66,7 +66,7 @@ def _copies(words: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:
 
 
 def _definition(
-    package: Path, shape: str, modules: tuple[str, ...], cpus: int, memory: int, args: str
+    package: Path, shape: str, modules: tuple[str, ...], cpus: int | None, memory: int, args: str
 ) -> lab.Definition:
     return lab.Definition(
         kernel=lab.unpack(package),
@@ -92,7 +92,7 @@ _module = click.option("--module", "modules", multiple=True, metavar="NAME", hel
 _copy = click.option(
     "--copy", "copies", multiple=True, metavar="HOST:GUEST", help="Copy a file or folder in; repeatable."
 )
-_cpus = click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True)
+_cpus = click.option("--cpus", type=click.IntRange(1, 64), help="Default: 1 for micro, 2 for full.")
 _memory = click.option("--memory", type=click.IntRange(128), default=1024, show_default=True, help="In MiB.")
 _append = click.option("--append", "kernel_arguments", default="", metavar="WORDS", help="More kernel command line.")
 
@@ -117,7 +117,7 @@ def run(
     shape: str,
     modules: tuple[str, ...],
     copies: tuple[str, ...],
-    cpus: int,
+    cpus: int | None,
     memory: int,
     kernel_arguments: str,
     timeout: float,
@@ -190,7 +190,7 @@ def shell(
     shape: str,
     modules: tuple[str, ...],
     copies: tuple[str, ...],
-    cpus: int,
+    cpus: int | None,
     memory: int,
     kernel_arguments: str,
 ) -> None:
