@@ -30,10 +30,10 @@ from kmend.factory.kernels.packages import (
 )
 from kmend.factory.kernels.sources import unpack_sources
 from kmend.factory.kernels.tree import SourceTree, prepare_tree, read_config
-from kmend.factory.kernels.units import module_details, units_of
+from kmend.factory.kernels.units import ModuleDetails, module_details, units_of
 from kmend.factory.kernels.vmlinux import Vmlinux, VmlinuxError, extract
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Raised whenever what is kept in a prepared kernel's folder changes; older ones are then made anew."""
 _BANNER = re.compile(rb"Linux version (\S+) \([^\n]*\) (#\d+ [^\n]+)\n\0")
 
@@ -65,7 +65,15 @@ class ModuleRecordOfKernel:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRecord:
-    """What was prepared, kept as `prepared.json`."""
+    """What was prepared, kept as `prepared.json`.
+
+    Attributes:
+        compiler: its own version line.
+        make_variables: what `make` in the tree needs.
+        inputs: file name of each package -> its SHA-256.
+        vermagic: of the modules that the distro ships.
+        module_struct_size: bytes of `struct module` in them.
+    """
 
     index_version: int
     identity: KernelIdentity
@@ -73,6 +81,8 @@ class PreparedRecord:
     compiler: str
     make_variables: tuple[str, ...]
     inputs: dict[str, str]
+    vermagic: str
+    module_struct_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,15 +242,17 @@ def _prepare(ref: KernelRef, folder: Path) -> None:
             unpack_sources(version, tree)
             unpack(packages[names.headers], headers, lambda name: True)
             prepared = prepare_tree(tree, headers / "usr/src" / names.headers, ref.release, version)
-            build_id, uname_version = indexed.result()
+            found = indexed.result()
         shutil.rmtree(headers)
         record = PreparedRecord(
             index_version=INDEX_VERSION,
-            identity=KernelIdentity(build_id, ref.release, uname_version, str(ref)),
+            identity=KernelIdentity(found.build_id, ref.release, found.uname_version, str(ref)),
             package=version,
             compiler=prepared.compiler,
             make_variables=prepared.make_variables,
             inputs={package.path.name: package.sha256 for package in packages.values()},
+            vermagic=found.vermagic,
+            module_struct_size=found.module_struct_size,
         )
         write_durably(temporary / "prepared.json", document.encode(record))
 
@@ -264,8 +276,18 @@ def _building(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> tuple[str, str]:
-    """Make the index from the debug and the image package; returns the build ID and `uname -v`."""
+@dataclass(frozen=True, slots=True)
+class _Indexed:
+    """What indexing found out beside the files that it wrote."""
+
+    build_id: str
+    uname_version: str
+    vermagic: str
+    module_struct_size: int
+
+
+def _index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> _Indexed:
+    """Make the index from the debug and the image package."""
     release = ref.release
     boot, modules = "usr/lib/debug/boot/", f"usr/lib/debug/lib/modules/{release}/"
     units: dict[str, list[str]] = {}
@@ -296,18 +318,26 @@ def _index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> tupl
     if not build_id or not (folder / "System.map").exists():
         raise VmlinuxError(f"{debug.path.name} holds no vmlinux and System.map of {release}")
     (folder / "units.json").write_text(json.dumps(units, sort_keys=True))
-    shipped = [_module(name, content) for name, content in members(image, lambda name: name.endswith(".ko"))]
+    shipped: list[ModuleRecordOfKernel] = []
+    builds: set[tuple[str, int]] = set()
+    for name, content in members(image, lambda name: name.endswith(".ko")):
+        details = module_details(content)
+        shipped.append(_module(name, details))
+        builds.add((details.info.get("vermagic", [""])[0], details.struct_size))
+    if len(builds) != 1:
+        raise KernelError(f"the modules of {image.path.name} are not of one build: {sorted(builds)}")
+    vermagic, struct_size = builds.pop()
     (folder / "modules.json").write_text(json.dumps([document.plain(record) for record in shipped]))
-    return build_id, _uname_version(Vmlinux(folder), release)
+    return _Indexed(build_id, _uname_version(Vmlinux(folder), release), vermagic, struct_size)
 
 
-def _module(name: str, content: bytes) -> ModuleRecordOfKernel:
-    build_id, info = module_details(content)
+def _module(name: str, details: ModuleDetails) -> ModuleRecordOfKernel:
+    info = details.info
     depends = info.get("depends", [""])[0]
     return ModuleRecordOfKernel(
         name=Path(name).name.removesuffix(".ko").replace("-", "_"),
         path=name.removeprefix("./"),
-        build_id=build_id,
+        build_id=details.build_id,
         aliases=tuple(info.get("alias", ())),
         depends=tuple(part.replace("-", "_") for part in depends.split(",") if part),
     )

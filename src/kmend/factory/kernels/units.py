@@ -5,6 +5,8 @@ The compilation units' names are paths relative to the source tree, as kbuild pa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from kmend.core.kernel import build_id_from_notes
@@ -53,22 +55,39 @@ def _relocated(view: memoryview, headers: tuple[SectionHeader, ...]) -> tuple[np
     return table["offset"][order], table["addend"][order]
 
 
-def module_details(image: bytes) -> tuple[str | None, dict[str, list[str]]]:
-    """A shipped module's build ID and its `.modinfo` (name -> values, in order).
+@dataclass(frozen=True, slots=True)
+class ModuleDetails:
+    """What a shipped module says of itself.
+
+    Attributes:
+        info: `.modinfo`, name -> values in order.
+        struct_size: bytes of `struct module` (`.gnu.linkonce.this_module`), which depends on the configuration.
+    """
+
+    build_id: str | None
+    info: dict[str, list[str]]
+    struct_size: int
+
+
+def module_details(image: bytes) -> ModuleDetails:
+    """Read a shipped module.
 
     Raises:
         ElfError: it is not a module.
     """
     _, headers = read_headers(image)
     build_id = None
+    struct_size = 0
     info: dict[str, list[str]] = {}
     for header in headers:
         body = image[header.offset : header.offset + header.size]
         if header.name == ".note.gnu.build-id":
             build_id = build_id_from_notes(body)
+        elif header.name == ".gnu.linkonce.this_module":
+            struct_size = header.size
         elif header.name == ".modinfo":
             for entry in body.split(b"\0"):
                 name, found, value = entry.decode(errors="replace").partition("=")
                 if found:
                     info.setdefault(name, []).append(value)
-    return build_id, info
+    return ModuleDetails(build_id, info, struct_size)

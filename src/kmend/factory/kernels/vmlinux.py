@@ -19,6 +19,8 @@ import numpy.typing as npt
 from kmend.core.errors import KmendError
 from kmend.core.kernel import build_id_from_notes
 from kmend.factory.elf.constants import (
+    R_X86_64_PC32,
+    R_X86_64_PLT32,
     SHF_ALLOC,
     SHF_EXECINSTR,
     SHN_LORESERVE,
@@ -36,6 +38,8 @@ SYMBOL = np.dtype(
 """`Elf64_Sym` as numpy sees it."""
 RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
 """`Elf64_Rela`: the two halves of `r_info` are type and symbol."""
+CALL, JUMP, CONDITIONAL = 0xE8, 0xE9, 0x80
+"""Opcode bytes before the displacement of `call`, `jmp`, and (high half of the second one) `jcc`."""
 _UNWANTED = (".orc_unwind", ".orc_unwind_ip", ".orc_lookup")
 
 
@@ -269,11 +273,25 @@ class Vmlinux:
             for entry in self._relocations[int(low) : int(high)]
         )
 
-    def text_references(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Place and target of every relative reference in code: what calls or jumps where, as two equal long arrays."""
-        chosen = self._relocations[np.isin(self._relocations["type"], (2, 4))]
-        targets = self._symbols["value"][chosen["symbol"]] + (chosen["addend"] + 4).astype(np.uint64)
-        return chosen["offset"], targets
+    def branches(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Place and target of every direct call and jump between functions, as two equal long arrays.
+
+        The linker kept a relocation for each, except where both ends lie in one section of one object file.
+        """
+        places, targets = [], []
+        for section in self.sections:
+            if not section.executable:
+                continue
+            low, high = np.searchsorted(
+                self._relocation_offsets, [np.uint64(section.address), np.uint64(section.address + section.size)]
+            )
+            chosen = self._relocations[int(low) : int(high)]
+            chosen = chosen[np.isin(chosen["type"], (R_X86_64_PC32, R_X86_64_PLT32))]
+            before = self._image[section.offset + (chosen["offset"] - np.uint64(section.address + 1)).astype(np.int64)]
+            chosen = chosen[(before == CALL) | (before == JUMP) | ((before & 0xF0) == CONDITIONAL)]
+            places.append(chosen["offset"])
+            targets.append(self._symbols["value"][chosen["symbol"]] + (chosen["addend"] + 4).astype(np.uint64))
+        return np.concatenate(places), np.concatenate(targets)
 
     @cached_property
     def traceable(self) -> frozenset[int]:

@@ -1,0 +1,291 @@
+"""The way from fixes to a livepatch, step by step (DESIGN, section 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kmend import __version__
+from kmend.core.manifest import (
+    BuildRecord,
+    Manifest,
+    ModuleRecord,
+    Notice,
+    PatchedFunction,
+    PatchedObject,
+    ProofRecord,
+    module_name,
+    sha256_hex,
+)
+from kmend.factory.build.compare import Comparison, base_name, compare, parent_name
+from kmend.factory.build.compile import CompiledUnit, compile_original, compile_patched, object_path, shadow_tree
+from kmend.factory.build.exitpath import pin_reasons
+from kmend.factory.build.extract import Extraction, Extractor
+from kmend.factory.build.glue import choose_anchors, compile_glue, glue_source
+from kmend.factory.build.layout import layout_refusals, read_types
+from kmend.factory.build.link import finish, link
+from kmend.factory.build.loader import simulate
+from kmend.factory.build.policy import check_functions, check_sections
+from kmend.factory.build.preflight import changed_sources, check_files
+from kmend.factory.build.refusal import NoChangeError, Refusal, RefusalCode, RefusedError
+from kmend.factory.build.resolve import Resolver
+from kmend.factory.build.unit import Element, Unit
+from kmend.factory.build.verify import Placement
+from kmend.factory.elf import read_object, write_object
+from kmend.factory.fixes import DoesNotApplyError, Fix, apply_series, with_line_directives
+from kmend.factory.kernels.prepared import Kernel
+
+_KLP_RELOCATION_WARNING = 1500
+"""6.1 walks all kernel symbols for each klp relocation; from about here on the load takes noticeable time."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReport:
+    """What happened to one source file: names of its functions, by what became of them."""
+
+    source: str
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A finished, unsigned livepatch and its account.
+
+    Attributes:
+        module: the module file's bytes.
+        series: (file name, content) of the fixes, in order.
+        glue: the C text of the glue.
+    """
+
+    manifest: Manifest
+    module: bytes
+    series: tuple[tuple[str, bytes], ...]
+    glue: str
+    units: tuple[UnitReport, ...]
+    extraction: Extraction
+
+
+@dataclass(slots=True)
+class _Unit:
+    """A source file on its way through the build."""
+
+    source: str
+    original: CompiledUnit
+    patched: CompiledUnit
+    comparison: Comparison
+    placement: Placement
+    refusals: list[Refusal] = field(default_factory=list)
+    proved: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def build(
+    kernel: Kernel,
+    fixes: Sequence[Fix],
+    *,
+    level: int = 1,
+    base: int | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Built:
+    """Build one livepatch from a series of fixes.
+
+    Args:
+        kernel: prepared.
+        fixes: in the order of the series.
+        level: the livepatch's number; base: the level that it is built on.
+        progress: is told what is being done, a line each.
+
+    Raises:
+        RefusedError: the fixes cannot become a livepatch; every reason found is in it.
+        NoChangeError: the compiled code does not change.
+        KmendError: the environment or kmend itself failed.
+    """
+    sources, refusals = check_files(fixes, kernel.units)
+    if refusals:
+        raise RefusedError(refusals)
+    patched = _patched_texts(kernel, fixes, sources)
+    if not patched:
+        raise NoChangeError("the fix changes no file that is compiled into this kernel")
+    allowed = _statements(fixes)
+    progress(f"compiling {len(patched)} file{'s' * (len(patched) != 1)}, original and patched")
+    with tempfile.TemporaryDirectory(prefix="kmend-build-") as name:
+        folder = Path(name)
+        units = _compile_all(kernel, patched, folder)
+        progress("comparing with the shipped kernel")
+        for unit in units:
+            _judge(kernel, unit, allowed)
+        found = [refusal for unit in units for refusal in unit.refusals]
+        if found:
+            raise RefusedError(found)
+        if not any(unit.comparison.changed for unit in units):
+            raise NoChangeError(
+                "the fix changes no function of this kernel",
+                hint="its lines may lie in code that this configuration leaves out, or only in comments",
+            )
+        extraction = _extract(kernel, units, allowed)
+        progress("linking")
+        return _assemble(kernel, fixes, units, extraction, level, base, folder)
+
+
+def _patched_texts(kernel: Kernel, fixes: Sequence[Fix], sources: Sequence[str]) -> dict[str, bytes]:
+    tree = kernel.tree.path
+
+    def read(path: str) -> bytes | None:
+        file = tree / path
+        return file.read_bytes() if file.is_file() else None
+
+    try:
+        applied = apply_series(read, _only(fixes, sources))
+    except DoesNotApplyError as problem:
+        raise RefusedError([Refusal(RefusalCode.DOES_NOT_APPLY, problem.message, problem.hint)]) from None
+    return {path: with_line_directives(applied[path]) for path in changed_sources(applied, sources)}
+
+
+def _only(fixes: Sequence[Fix], sources: Sequence[str]) -> list[Fix]:
+    """The fixes without the files that are left aside (documentation)."""
+    return [replace(fix, files=tuple(change for change in fix.files if change.path in sources)) for fix in fixes]
+
+
+def _statements(fixes: Sequence[Fix]) -> frozenset[tuple[RefusalCode, str]]:
+    known = {code.value: code for code in RefusalCode}
+    found = set()
+    for fix in fixes:
+        for statement in fix.statements:
+            if statement.code in known:
+                found.add((known[statement.code], statement.symbol))
+    return frozenset(found)
+
+
+def _compile_all(kernel: Kernel, patched: dict[str, bytes], folder: Path) -> list[_Unit]:
+    """Compile every file twice, several at once; the originals come from the cache where they can."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        originals = list(pool.map(lambda source: compile_original(kernel, source), patched))
+        with shadow_tree(kernel.tree.path, patched) as shadow:
+            jobs = [
+                pool.submit(_compile_one, shadow, original, folder / str(n)) for n, original in enumerate(originals)
+            ]
+            results = [job.result() for job in jobs]
+    units = []
+    for original, (compiled, refusals) in zip(originals, results, strict=True):
+        comparison = compare(_unit(original), _unit(compiled))
+        placement = Placement(comparison.original, kernel.vmlinux)
+        unit = _Unit(original.source, original, compiled, comparison, placement)
+        unit.refusals = [*refusals, *comparison.refusals]
+        units.append(unit)
+    return units
+
+
+def _compile_one(shadow: Path, original: CompiledUnit, folder: Path) -> tuple[CompiledUnit, list[Refusal]]:
+    """Compile the patched file, and compare the layouts of its types with the original's."""
+    folder.mkdir()
+    old_path = folder / "original.o"
+    old_path.write_bytes(original.content)
+    compiled = compile_patched(shadow, original)
+    new_path = shadow / object_path(original.source)
+    return compiled, layout_refusals(original.source, read_types(old_path, folder), read_types(new_path, folder))
+
+
+def _unit(compiled: CompiledUnit) -> Unit:
+    return Unit(compiled.source, read_object(compiled.content))
+
+
+def _judge(kernel: Kernel, unit: _Unit, allowed: frozenset[tuple[RefusalCode, str]]) -> None:
+    comparison = unit.comparison
+    refusals, unit.proved = check_functions(comparison, unit.placement, kernel.vmlinux, allowed)
+    included = [new for _, new in comparison.changed] + comparison.added
+    more, unit.notes = check_sections(comparison, included)
+    everything = [*unit.refusals, *refusals, *more]
+    unit.refusals = [refusal for refusal in everything if (refusal.code, base_name(refusal.symbol)) not in allowed]
+
+
+def _extract(kernel: Kernel, units: Sequence[_Unit], allowed: frozenset[tuple[RefusalCode, str]]) -> Extraction:
+    extractor = Extractor()
+    data = frozenset(symbol for code, symbol in allowed if code is RefusalCode.NEW_WRITABLE_DATA)
+    elsewhere = frozenset(
+        element.name
+        for unit in units
+        for element in [*unit.comparison.added, *_new_objects(unit.comparison)]
+        if element.is_global
+    )
+    for number, unit in enumerate(units):
+        resolver = Resolver(unit.source, unit.placement, kernel.exports, kernel.kallsyms)
+        extractor.add(number, unit.comparison, resolver, elsewhere, data)
+    extraction = extractor.finish()
+    if extraction.refusals:
+        raise RefusedError(extraction.refusals)
+    return extraction
+
+
+def _new_objects(comparison: Comparison) -> list[Element]:
+    return [element for element in comparison.patched.objects if id(element) not in comparison.original_of]
+
+
+def _assemble(
+    kernel: Kernel,
+    fixes: Sequence[Fix],
+    units: Sequence[_Unit],
+    extraction: Extraction,
+    level: int,
+    base: int | None,
+    folder: Path,
+) -> Built:
+    code = write_object(extraction.image)
+    namespaces = sorted({r.namespace for r in extraction.resolutions.values() if r.namespace})
+    glue = glue_source(kernel, level, extraction.replacements, namespaces, choose_anchors(kernel))
+    # The name carries a digest of the content that does not hold the name itself (docs/decisions/0004-module-name.md).
+    name = module_name(level, hashlib.sha256(code + glue.encode()).hexdigest())
+    module = finish(kernel, link(kernel, code, compile_glue(kernel, glue, name, folder), folder))
+    checks = simulate(kernel, module, name)
+    functions = tuple(
+        PatchedFunction(r.original.name, r.sympos, r.original.size, r.patched.size, r.source)
+        for r in extraction.replacements
+    )
+    manifest = Manifest(
+        kernel=kernel.identity,
+        level=level,
+        base=base,
+        fixes=tuple(fix.record() for fix in fixes),
+        module=ModuleRecord(name, sha256_hex(module), len(module)),
+        objects=(PatchedObject("vmlinux", None, functions),),
+        pinned=pin_reasons(kernel, [(function.source, function.name) for function in functions]),
+        built=BuildRecord(f"kmend-factory {__version__}", kernel.record.compiler, kernel.record.inputs),
+        proof=ProofRecord(tuple(sorted(proved for unit in units for proved in unit.proved)), checks),
+        warnings=tuple(_warnings(units, extraction)),
+    )
+    reports = tuple(
+        UnitReport(
+            unit.source,
+            tuple(old.name for old, _ in unit.comparison.changed if parent_name(old.name) is None),
+            tuple(element.name for element in unit.comparison.added),
+            tuple(unit.comparison.removed),
+        )
+        for unit in units
+    )
+    return Built(manifest, module, tuple((fix.name, fix.content) for fix in fixes), glue, reports, extraction)
+
+
+def _warnings(units: Sequence[_Unit], extraction: Extraction) -> list[Notice]:
+    found = [Notice("note", note) for unit in units for note in unit.notes]
+    for source, name, writable in extraction.new_data:
+        kind = "writable" if writable else "constant"
+        found.append(
+            Notice("new-data", f"{source} brings the new {kind} object {name}; it belongs to this level alone")
+        )
+    for unit in units:
+        if not unit.comparison.changed:
+            found.append(
+                Notice("no-change", f"{unit.source} is changed by the fix, but its code in this kernel is not")
+            )
+    relocations = sum(
+        1 for s in extraction.image.sections for r in s.relocations if r.symbol.name.startswith(".klp.sym.")
+    )
+    if relocations > _KLP_RELOCATION_WARNING:
+        found.append(Notice("many-klp-relocations", f"{relocations} klp relocations make loading slow on 6.1 kernels"))
+    return found

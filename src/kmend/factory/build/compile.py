@@ -1,0 +1,144 @@
+"""Compile a translation unit as the distro did: kbuild's own command, recorded once, replayed for the patched source.
+
+The original is compiled by kbuild itself inside the prepared tree, once per kernel and file, and kept. kbuild notes the
+exact command (compiler and objtool) in `.<name>.o.cmd`. The patched source is compiled by that command in a *shadow* of the
+tree: a folder in which the patched files are real and everything else is a symbolic link, so that every relative path,
+`__FILE__` and include among them, is the same as in the tree, and many can be compiled at once.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmend.core.cache import locked
+from kmend.core.durable import write_durably
+from kmend.core.errors import KmendError, SystemProblemError
+from kmend.core.process import ProgramFailedError, run
+from kmend.factory.build.refusal import Refusal, RefusalCode, RefusedError
+from kmend.factory.kernels.prepared import Kernel
+from kmend.factory.kernels.tree import build_environment
+
+_COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (?P<command>.*)$", re.MULTILINE)
+COMPILE_TIMEOUT = 600.0
+
+
+class CompileError(KmendError):
+    """A file of the unchanged kernel does not compile, or kbuild left no record of how it did."""
+
+    kind = "compile"
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledUnit:
+    """An object file and the shell command that made it in the tree's top folder."""
+
+    source: str
+    content: bytes
+    command: str
+
+
+def object_path(source: str) -> str:
+    """`net/unix/af_unix.c` -> `net/unix/af_unix.o`."""
+    return source.removesuffix(".c") + ".o"
+
+
+def compile_original(kernel: Kernel, source: str) -> CompiledUnit:
+    """The unchanged file's object, from the cache or from kbuild.
+
+    Raises:
+        CompileError: kbuild fails on the distro's own source, or leaves no record.
+    """
+    kept = kernel.originals / object_path(source)
+    record = kept.with_suffix(".cmd")
+    if not record.exists():
+        with locked(kernel.folder / "tree.lock"):
+            if not record.exists():
+                _make_original(kernel, source, kept, record)
+    return CompiledUnit(source, kept.read_bytes(), record.read_text())
+
+
+def _make_original(kernel: Kernel, source: str, kept: Path, record: Path) -> None:
+    tree = kernel.tree.path
+    target = object_path(source)
+    noted = (tree / target).parent / f".{Path(target).name}.cmd"
+    try:
+        kernel.tree.make(target, timeout=COMPILE_TIMEOUT)
+        match = _COMMAND.search(noted.read_text())
+    except ProgramFailedError as problem:
+        raise CompileError(
+            f"the distro's own {source} does not compile here: {problem.message}",
+            hint="prune the prepared kernel and prepare it again; if that fails too, a build tool is missing",
+        ) from problem
+    except OSError:
+        match = None
+    if match is None:
+        raise CompileError(f"kbuild left no record of how it compiled {source}")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(kept, (tree / target).read_bytes())
+    write_durably(record, match["command"].encode())
+    (tree / target).unlink()
+
+
+@contextmanager
+def shadow_tree(tree: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder that looks like `tree`, but in which `files` (path -> content) are real and can be written.
+
+    Only the folders on the way to those files are real; everything beside them is a symbolic link.
+
+    Raises:
+        SystemProblemError: the disk is full.
+    """
+    top = Path(tempfile.mkdtemp(prefix=".shadow-", dir=tree.parent))
+    try:
+        folders = {Path()}
+        for path in files:
+            folders.update(Path(path).parents)
+        for folder in sorted(folders, key=lambda path: len(path.parts)):
+            (top / folder).mkdir(exist_ok=True)
+            for entry in (tree / folder).iterdir():
+                inside = folder / entry.name
+                if inside not in folders and str(inside) not in files:
+                    (top / inside).symlink_to(entry)
+        for path, content in files.items():
+            (top / path).write_bytes(content)
+        yield top
+    except OSError as problem:
+        raise SystemProblemError(
+            f"cannot lay out the patched tree: {problem.strerror}", hint="free disk space"
+        ) from problem
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def compile_patched(shadow: Path, original: CompiledUnit) -> CompiledUnit:
+    """Compile the patched file in `shadow` by the command that made the original.
+
+    Raises:
+        RefusedError: the compiler rejects the patched source; its messages are in the refusal.
+    """
+    target = shadow / object_path(original.source)
+    target.unlink(missing_ok=True)
+    note = target.parent / f".{target.stem}.o.d"
+    note.unlink(missing_ok=True)
+    try:
+        run(["/bin/sh", "-e", "-c", original.command.replace(" ; ", " && ")],
+            cwd=shadow, environment=build_environment(), timeout=COMPILE_TIMEOUT)  # fmt: skip
+    except ProgramFailedError as problem:
+        errors = "\n".join(line for line in problem.output.splitlines() if "error:" in line or "Error:" in line)
+        raise RefusedError(
+            [
+                Refusal(
+                    RefusalCode.COMPILE_ERROR,
+                    f"the patched {original.source} does not compile:\n{(errors or problem.output)[-3000:].rstrip()}",
+                    hint="the fix may need a change that came earlier in the kernel it is taken from",
+                    file=original.source,
+                )
+            ]
+        ) from None
+    return CompiledUnit(original.source, target.read_bytes(), original.command)

@@ -1,0 +1,86 @@
+"""Functions that a task may still run after it has left the task list, inside `do_exit()`.
+
+A livepatch's transition waits for every task in the task list. A task that `release_task()` has unhashed is no longer there,
+but goes on through the rest of `do_exit()` into its last `schedule()`; if it runs a replaced function, the module must stay, or
+the task returns into freed memory. So a level that replaces any of these is pinned until reboot.
+
+The set is an over-approximation: everything reached by direct calls from `exit_notify()` and `release_task()` and from what
+`do_exit()` calls after `exit_notify()`, and all of `kernel/sched/`, which is also entered through pointers (`kernel/exit.c`,
+`do_exit`, Linux 6.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from kmend.factory.kernels.prepared import Kernel
+
+_ROOTS = ("exit_notify", "release_task", "do_task_dead", "make_task_dead")
+_FOLDERS = ("kernel/sched/",)
+
+
+def pin_reasons(kernel: Kernel, functions: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Why the module must stay loaded: one sentence a function, empty if it may be removed.
+
+    Args:
+        functions: (source file, function) of what the livepatch replaces.
+    """
+    names = exit_path(kernel)
+    return tuple(
+        f"{function} may run in a task that has already left the task list"
+        for source, function in functions
+        if function in names or source.startswith(_FOLDERS)
+    )
+
+
+class _Calls:
+    """Which code refers to which, by relative references, both ends as addresses of the functions' symbols."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.names: dict[int, list[str]] = {}
+        for symbol in kernel.kallsyms.symbols:
+            if symbol.type in "tTwW":
+                self.names.setdefault(symbol.address, []).append(symbol.name)
+        self._addresses = {name: address for address, names in self.names.items() for name in names}
+        self._starts = np.array(sorted(self.names), dtype=np.uint64)
+        places, targets = kernel.vmlinux.branches()
+        callers = self._function_of(places)
+        order = np.argsort(callers, kind="stable")
+        self._callers, self._places = callers[order], places[order]
+        self._callees = self._function_of(targets)[order]
+
+    def _function_of(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        found = np.searchsorted(self._starts, addresses, side="right") - 1
+        return self._starts[np.maximum(found, 0)]
+
+    def address(self, name: str) -> int | None:
+        """Where the function of that name starts."""
+        return self._addresses.get(name)
+
+    def from_function(self, address: int) -> list[tuple[int, int]]:
+        """(place, called function) of every reference in the function at `address`, by rising place."""
+        low, high = np.searchsorted(self._callers, [np.uint64(address), np.uint64(address + 1)])
+        chosen = slice(int(low), int(high))
+        return sorted(zip(self._places[chosen].tolist(), self._callees[chosen].tolist(), strict=True))
+
+
+def exit_path(kernel: Kernel) -> frozenset[str]:
+    """Names of the functions that may run in an unhashed task, as far as direct calls tell."""
+    calls = _Calls(kernel)
+    found = {address for address in map(calls.address, (*_ROOTS, "do_exit")) if address is not None}
+    todo = [address for address in map(calls.address, _ROOTS) if address is not None]
+    do_exit, notify = calls.address("do_exit"), calls.address("exit_notify")
+    if do_exit is not None:
+        references = calls.from_function(do_exit)
+        # exit_notify() is inlined in some builds; then nothing in do_exit() is known to come before it.
+        after = next((place for place, callee in references if callee == notify), 0)
+        todo += [callee for place, callee in references if place > after]
+    found.update(todo)
+    while todo:
+        fresh = {callee for _, callee in calls.from_function(todo.pop())} - found
+        found |= fresh
+        todo += fresh
+    return frozenset(name for address in found for name in calls.names.get(address, ()))

@@ -1,0 +1,181 @@
+"""Struct layouts, compared: a livepatch runs among unpatched code that reads and writes the same objects.
+
+Both objects' debug information is turned to BTF by pahole (the tool that Debian's kernels were made with); types of the same
+name are then compared member by member. A new type is fine, a changed one is not.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmend.core.errors import KmendError
+from kmend.core.process import run
+from kmend.factory.build.refusal import Refusal, RefusalCode
+
+_HEADER = struct.Struct("<HBBIIIII")
+_TYPE = struct.Struct("<III")
+_KINDS = ("void", "int", "ptr", "array", "struct", "union", "enum", "fwd", "typedef", "volatile", "const", "restrict", "func",
+          "func_proto", "var", "datasec", "float", "decl_tag", "type_tag", "enum64")  # fmt: skip
+_AGGREGATES = frozenset({"struct", "union", "enum", "enum64"})
+
+
+class BtfError(KmendError):
+    """pahole's output is not the BTF that Documentation/bpf/btf.rst describes."""
+
+    kind = "btf"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a struct or union, or a value of an enum: name, bit offset or value, and its type spelled out."""
+
+    name: str
+    place: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """A struct, union or enum: its size in bytes and its members in order."""
+
+    kind: str
+    name: str
+    size: int
+    members: tuple[Member, ...]
+
+
+def read_types(object_file: Path, folder: Path) -> dict[str, frozenset[Aggregate]]:
+    """The named aggregates of an object's debug information: `struct foo` -> its definitions (one, but for local types).
+
+    Raises:
+        BtfError: the types cannot be read.
+        ProgramFailedError: pahole failed.
+    """
+    target = folder / f"{object_file.name}.btf"
+    run(["pahole", f"--btf_encode_detached={target}", object_file], timeout=120)
+    try:
+        return _Types(target.read_bytes()).aggregates()
+    except (struct.error, IndexError) as problem:
+        raise BtfError(f"the types of {object_file.name} cannot be read: {problem}") from None
+
+
+def layout_refusals(
+    source: str, old: dict[str, frozenset[Aggregate]], new: dict[str, frozenset[Aggregate]]
+) -> list[Refusal]:
+    """A refusal for every aggregate that both have and that differs; an enum may gain values."""
+    found = []
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] == new[name] or _only_gained_values(old[name], new[name]):
+            continue
+        before, after = next(iter(sorted(old[name], key=repr))), next(iter(sorted(new[name], key=repr)))
+        found.append(
+            Refusal(
+                RefusalCode.STRUCT_LAYOUT,
+                f"{name} changes: {_difference(before, after)}; unpatched code and objects that exist already use the old layout",
+                hint="keep the layout and attach the new data with a shadow variable (klp_shadow_get_or_alloc)",
+                file=source,
+                symbol=name,
+            )
+        )
+    return found
+
+
+def _only_gained_values(old: frozenset[Aggregate], new: frozenset[Aggregate]) -> bool:
+    if len(old) != 1 or len(new) != 1:
+        return False
+    (before,), (after,) = old, new
+    return before.kind.startswith("enum") and before.size == after.size and set(before.members) <= set(after.members)
+
+
+def _difference(old: Aggregate, new: Aggregate) -> str:
+    if old.size != new.size:
+        return f"from {old.size} to {new.size} bytes"
+    for before, after in zip(old.members, new.members, strict=False):
+        if before != after:
+            left, right = (f"{m.name} ({m.type}, at bit {m.place})" for m in (before, after))
+            return f"member {left} becomes {right}"
+    return f"from {len(old.members)} to {len(new.members)} members"
+
+
+class _Types:
+    """A parsed BTF blob (Documentation/bpf/btf.rst, section 2)."""
+
+    def __init__(self, blob: bytes) -> None:
+        magic, version, _, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(blob, 0)
+        if magic != 0xEB9F or version != 1:
+            raise BtfError("not a BTF file")
+        self._types = blob[header + type_off : header + type_off + type_len]
+        self._strings = blob[header + str_off : header + str_off + str_len]
+        self._table: list[tuple[str, str, int, int, int, int]] = [("void", "", 0, 0, 0, 0)]
+        offset = 0
+        while offset < len(self._types):
+            name, info, size = _TYPE.unpack_from(self._types, offset)
+            number = info >> 24 & 0x1F
+            if number >= len(_KINDS):
+                raise BtfError(f"unknown type kind {number}")
+            kind, count = _KINDS[number], info & 0xFFFF
+            self._table.append((kind, self._text(name), size, count, info >> 31, offset + 12))
+            extra = {"int": 4, "array": 12, "struct": 12 * count, "union": 12 * count, "enum": 8 * count,
+                     "func_proto": 8 * count, "var": 4, "datasec": 12 * count, "decl_tag": 4, "enum64": 12 * count}  # fmt: skip
+            offset += 12 + extra.get(kind, 0)
+        self._spelled: dict[int, str] = {}
+
+    def _text(self, offset: int) -> str:
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode(errors="replace")
+
+    def aggregates(self) -> dict[str, frozenset[Aggregate]]:
+        found: dict[str, set[Aggregate]] = {}
+        for number, (kind, name, size, *_rest) in enumerate(self._table):
+            if kind in _AGGREGATES and name:
+                found.setdefault(f"{kind} {name}", set()).add(Aggregate(kind, name, size, tuple(self._members(number))))
+        return {name: frozenset(definitions) for name, definitions in found.items()}
+
+    def _members(self, number: int) -> Iterator[Member]:
+        kind, _, _, count, _, offset = self._table[number]
+        for _ in range(count):
+            if kind == "enum":
+                name, value = struct.unpack_from("<Ii", self._types, offset)
+                yield Member(self._text(name), value, "")
+                offset += 8
+            elif kind == "enum64":
+                name, low, high = struct.unpack_from("<III", self._types, offset)
+                yield Member(self._text(name), high << 32 | low, "")
+                offset += 12
+            else:
+                name, type_id, place = _TYPE.unpack_from(self._types, offset)
+                yield Member(self._text(name), place, self._spell(type_id))
+                offset += 12
+
+    def _spell(self, number: int, depth: int = 0) -> str:
+        """A type in words; named aggregates by name only, anonymous ones by their members."""
+        if number in self._spelled:
+            return self._spelled[number]
+        if depth > 64:
+            raise BtfError("the types are nested too deeply")
+        kind, name, size, _, _, offset = self._table[number]
+        if kind in ("struct", "union", "enum", "enum64", "fwd"):
+            if name:
+                text = name
+            else:
+                members = ", ".join(f"{m.type} {m.name}:{m.place}" for m in self._members(number))
+                text = f"{kind} {{{members}}}"
+        elif kind == "array":
+            element, _, count = _TYPE.unpack_from(self._types, offset)
+            text = f"{self._spell(element, depth + 1)}[{count}]"
+        elif kind == "ptr":
+            text = f"{self._spell(size, depth + 1)} *"
+        elif kind in ("int", "float"):
+            text = f"{name}:{size}"
+        elif kind == "typedef":
+            text = name
+        elif kind == "func_proto":
+            text = "function"
+        elif kind in ("volatile", "const", "restrict", "type_tag"):
+            text = f"{kind} {self._spell(size, depth + 1)}"
+        else:
+            text = name or kind
+        self._spelled[number] = text
+        return text

@@ -1,0 +1,66 @@
+"""A built livepatch as a folder of files, and as an account in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from kmend.core import document
+from kmend.core.durable import make_folder, write_durably
+from kmend.core.errors import SystemProblemError
+from kmend.factory.build.builder import Built
+
+
+def write_build(built: Built, folder: Path) -> None:
+    """Store the livepatch: `manifest.json`, the unsigned module, and its corresponding source under `source/`.
+
+    The manifest is written last, so that a folder with one is whole.
+
+    Raises:
+        SystemProblemError: the disk is full, or the folder holds another livepatch.
+    """
+    manifest_path = folder / "manifest.json"
+    content = document.encode(built.manifest)
+    if manifest_path.exists() and manifest_path.read_bytes() != content:
+        raise SystemProblemError(f"{folder} holds another livepatch already", hint="name a new folder with -o")
+    make_folder(folder / "source")
+    for number, (name, patch) in enumerate(built.series, start=1):
+        write_durably(folder / "source" / f"{number:04}-{Path(name).name}", patch)
+    series = "".join(f"{number:04}-{Path(name).name}\n" for number, (name, _) in enumerate(built.series, start=1))
+    write_durably(folder / "source" / "series", series.encode())
+    write_durably(folder / "source" / "glue.c", built.glue.encode())
+    write_durably(folder / f"{built.manifest.module.name}.ko", built.module)
+    write_durably(manifest_path, content)
+
+
+def explain(built: Built) -> Iterator[str]:
+    """The account, line by line: what changed and why, what each reference resolved to, what was checked."""
+    manifest = built.manifest
+    yield f"livepatch {manifest.module.name} for {manifest.kernel.ref}"
+    yield f"  kernel build {manifest.kernel.build_id}, {manifest.kernel.version}"
+    for fix in manifest.fixes:
+        yield f"  fix {fix.digest[:12]} {fix.title}" + (f" ({', '.join(fix.cves)})" if fix.cves else "")
+    sizes = {(f.source, f.name): f for o in manifest.objects for f in o.functions}
+    for unit in built.units:
+        yield f"{unit.source}:"
+        for name in unit.changed:
+            function = sizes.get((unit.source, name))
+            if function is not None:
+                equal = "; its original equals the shipped kernel's" if name in manifest.proof.originals_equal else ""
+                yield (
+                    f"  {name} changes from {function.old_size} to {function.new_size} bytes and is replaced "
+                    f"(sympos {function.sympos}){equal}"
+                )
+        for name in unit.added:
+            yield f"  {name} is new"
+        for name in unit.removed:
+            yield f"  {name} is no longer there; the kernel's own copy stays"
+        yield from (
+            f"  {decision.function} -> {decision.target}: {decision.way}"
+            for decision in built.extraction.decisions
+            if decision.source == unit.source
+        )
+    yield from (f"stays loaded until reboot: {reason}" for reason in manifest.pinned)
+    yield from (f"{notice.code}: {notice.message}" for notice in manifest.warnings)
+    yield f"loader simulation passed: {', '.join(manifest.proof.loader_checks)}"
+    yield f"module: {manifest.module.size} bytes, SHA-256 {manifest.module.sha256}"
