@@ -85,6 +85,7 @@ def splice_points(lines: list[Line]) -> list[bool]:
             stripped = line.code.rstrip(" \t\\")
             before = stripped[-1] if stripped else before
         elif line.starts_clean:
+            before = ";"
             if line.directive in ("if", "ifdef", "ifndef"):
                 entered.append(depth)
             elif line.directive in ("else", "elif") and entered:
