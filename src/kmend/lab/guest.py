@@ -19,6 +19,8 @@ _END_SECONDS = 10.0
 class Guest:
     """A machine that has been switched on; `stop` ends it, whatever state it is in.
 
+    `started` is when QEMU was started, by the monotonic clock.
+
     Args:
         machine: what QEMU is to make.
         folder: where its logs go (`serial.log`, appended; `qemu.err`).

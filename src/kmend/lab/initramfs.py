@@ -38,8 +38,7 @@ After=multi-user.target
 [Service]
 Environment=HOME=/root TERM=vt102
 WorkingDirectory=/root
-ExecStartPre=/bin/stty {size}
-ExecStart=/bin/bash -l
+ExecStart=/bin/sh -c "stty {size}; exec bash -l"
 ExecStopPost=/bin/systemctl --no-block poweroff
 StandardInput=tty
 StandardOutput=tty
@@ -62,13 +61,13 @@ class Settings:
     Attributes:
         modules: loaded before anything else runs, with all that they need.
         address: the guest's address with its prefix length; None leaves it without a network.
-        shell: rows and columns of the terminal, to start a shell on the serial console; its end powers the guest off.
+        terminal: its rows and columns, to start a shell on the serial console; the end of that powers the guest off.
     """
 
     shape: Shape
     modules: tuple[str, ...] = ()
     address: str | None = None
-    shell: tuple[int, int] | None = None
+    terminal: tuple[int, int] | None = None
 
     @property
     def all_modules(self) -> tuple[str, ...]:
@@ -109,7 +108,7 @@ def _assignments(kernel: UnpackedKernel, settings: Settings) -> bytes:
         "shape": settings.shape.value,
         "release": kernel.release,
         "network": settings.address or "",
-        "shell": _size(settings.shell) if settings.shell else "",
+        "shell": _size(settings.terminal) if settings.terminal else "",
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
 
@@ -117,10 +116,10 @@ def _assignments(kernel: UnpackedKernel, settings: Settings) -> bytes:
 def _add_units(archive: Archive, settings: Settings) -> None:
     archive.folder("lab/run/kmend-lab")
     units: Sequence[tuple[str, str, str]] = [("kmend-lab-runner.service", _RUNNER_UNIT, "sysinit.target")]
-    if settings.shell:
+    if settings.terminal:
         units = [
             *units,
-            ("kmend-lab-shell.service", _SHELL_UNIT.format(size=_size(settings.shell)), "multi-user.target"),
+            ("kmend-lab-shell.service", _SHELL_UNIT.format(size=_size(settings.terminal)), "multi-user.target"),
         ]
     for name, text, target in units:
         archive.file(f"lab/run/systemd/system/{name}", text.encode())

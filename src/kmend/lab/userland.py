@@ -46,7 +46,6 @@ _MASKED = (
     "serial-getty@ttyS0.service",
     "sys-fs-fuse-connections.mount",
     "systemd-binfmt.service",
-    "systemd-logind.service",
     "systemd-pstore.service",
 )
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -113,20 +112,8 @@ def _hint(output: str) -> str:
 def _format(image: Path, folder: Path, size_mib: int, *, journal: bool) -> None:
     # Inode tables are written now, so that no kernel thread does it while a guest is being measured.
     features = "^metadata_csum_seed" if journal else "^has_journal"
-    command = [
-        program("mke2fs"),
-        "-q",
-        "-F",
-        "-t",
-        "ext4",
-        "-m",
-        "0",
-        "-O",
-        features,
-        "-E",
-        "lazy_itable_init=0,root_owner=0:0",
-    ]
-    run([*command, "-d", folder, image, f"{size_mib}M"], timeout=300)
+    options = f"-q -F -t ext4 -m 0 -O {features} -E lazy_itable_init=0,root_owner=0:0".split()
+    run([program("mke2fs"), *options, "-d", folder, image, f"{size_mib}M"], timeout=300)
 
 
 def _make_userland(image: Path, packages: Sequence[str]) -> None:

@@ -130,6 +130,17 @@ class Vm:
         """The serial console's log, of all boots; gone after `close`."""
         return self._folder.path / "serial.log"
 
+    def prepare(self) -> None:
+        """Make what the guest is made of, as far as it is not in the cache yet.
+
+        `start` does it too; this is for who wants to tell people why they wait, since a first full guest takes half a minute.
+
+        Raises:
+            KernelPackageError, UserlandError: it cannot be made.
+        """
+        self.accelerator = self.definition.accelerator or accelerator.choose(self._trial_boot)
+        self._disks()
+
     def start(self, timeout: float | None = None) -> None:
         """Boot, and wait until commands can be run.
 
@@ -351,7 +362,7 @@ class Vm:
             raise LabError("the virtual machine runs already", hint="power it off or cut its power first")
         self._discard()
         definition = self.definition
-        self.accelerator = definition.accelerator or accelerator.choose(self._trial_boot)
+        self.prepare()
         network = definition.network
         self._forwards = {port: qemu.free_port() for port in (network.to_guest if network is not None else ())}
         machine = qemu.Machine(
@@ -374,7 +385,7 @@ class Vm:
             shape=self.definition.shape,
             modules=self.definition.modules,
             address=f"{qemu.GUEST_ADDRESS}/{qemu.PREFIX_LENGTH}" if self.definition.network is not None else None,
-            shell=(size.lines, size.columns) if terminal else None,
+            terminal=(size.lines, size.columns) if terminal else None,
         )
         path = self._folder.path / "initramfs"
         content = initramfs.build(self.definition.kernel, settings, runner_program())

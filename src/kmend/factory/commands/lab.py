@@ -10,7 +10,7 @@ import click
 from kmend import lab
 from kmend.core.errors import KmendError
 from kmend.core.kernel import KernelRef
-from kmend.factory.commands.output import json_option, print_json, report_error, say
+from kmend.factory.commands.output import json_option, print_json, report_error, say, step
 from kmend.factory.kernels.packages import available_versions, fetch_package, kernel_packages
 
 STATUS_TIME_LIMIT = 124
@@ -129,6 +129,8 @@ def run(
         pairs = _copies(copies)
         package = _chosen_package(kernel, deb)
         with lab.Vm(_definition(package, shape, modules, cpus, memory, kernel_arguments)) as vm:
+            with step("prepare the guest"):
+                vm.prepare()
             vm.start()
             say(f"- {vm.definition.kernel.release} ({shape}, {vm.accelerator}) is up after {vm.boot_seconds:.1f} s")
             for source, target in pairs:
@@ -199,6 +201,8 @@ def shell(
         pairs = _copies(copies)
         package = _chosen_package(kernel, deb)
         with lab.Vm(_definition(package, shape, modules, cpus, memory, kernel_arguments)) as vm:
+            with step("prepare the guest"):
+                vm.prepare()
             vm.shell(pairs)
     except KmendError as problem:
         report_error(problem)
