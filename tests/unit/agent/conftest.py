@@ -102,7 +102,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, published: Published, capsys: pytest.CaptureFixture[str]) -> Iterator[Machine]:
+def machine(
+    tmp_path: Path, published: Published, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Machine]:
+    # What a simulated host writes need not reach the real disk.
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     before = signal.getsignal(signal.SIGTERM)
     paths = Paths(tmp_path / "host")
     kernel = SimulatedKernel(paths)

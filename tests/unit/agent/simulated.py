@@ -80,8 +80,10 @@ class SimulatedKernel:
             self.tick()
 
     def refuse(self, code: int) -> None:
-        """Let the next load fail."""
+        """Let the next load fail; with 0 no more."""
         (self.knobs / "refuse").write_text(str(code))
+        if not code:
+            (self.knobs / "refuse").unlink()
 
     def add_foreign(self, name: str) -> None:
         """A livepatch of another tool."""
