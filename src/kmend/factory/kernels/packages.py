@@ -201,7 +201,7 @@ def _chosen(ref: KernelRef, passed: Sequence[str]) -> KernelRef:
 def fetch_package(name: str, version: str) -> Package:
     """A package in exactly that version: from the cache if it is there, else downloaded; verified in both cases.
 
-    An interrupted download is taken up where it stopped.
+    An interrupted download leaves nothing that is taken for a package; it begins anew.
 
     Raises:
         PackageGoneError: the archive does not offer it.
@@ -412,9 +412,11 @@ def _client(command: Sequence[str]) -> str:
 
 
 def _download(name: str, version: str, path: Path, record: _Record) -> Package:
-    """Into a folder of its own that stays when we are interrupted: apt goes on with what it finds there."""
+    """Into a folder of its own beside, so that what has the package's name is always whole."""
     partial = path.with_name(f".partial-{path.name}")
-    partial.mkdir(exist_ok=True)
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir()
     free = shutil.disk_usage(partial).free
     if free < record.size + 64 * 1024 * 1024:
         raise SystemProblemError(
@@ -458,5 +460,5 @@ def _download_problem(name: str, version: str, problem: ProgramFailedError) -> K
     lines = [line for line in output.splitlines() if line.startswith(("E:", "Err:"))]
     return PackageProblemError(
         f"{name}={version} could not be downloaded: {' '.join(lines)[-600:] or problem.message[-600:]}",
-        hint="check the network and the machine's package sources, then try again: it goes on where it stopped",
+        hint="check the network and the machine's package sources, then try again",
     )
