@@ -206,9 +206,11 @@ def _not_there(
 ) -> NotChangedThereError:
     """The error for a choice that selects nothing, listing what could have been chosen."""
     named = f"in {', '.join(unfound)}" if unfound else f"in hunk {', '.join(str(number) for number in wanted_hunks)}"
-    shared = next((c for c in changes if len(c.functions) > 1 and set(c.functions) & set(unfound)), None)
-    if shared is not None:
+    shared = next((change for change in changes if set(change.functions) & set(unfound)), None)
+    if shared is not None and len(shared.functions) > 1:
         hint = f"a change reaches over several functions, name them all: {', '.join(shared.functions)}"
+    elif shared is not None:
+        hint = f"the change there reaches beyond the function; take it with --hunk {shared.hunk}"
     else:
         listed = sorted({(change.file, change.hunk, str(change)) for change in changes})
         shown = [text for _, _, text in listed[:_MAX_LISTED]]

@@ -11,6 +11,7 @@ from pathlib import Path
 from kmend.core.process import ProgramFailedError, run
 from kmend.factory.derive.cfunctions import Function, functions
 from kmend.factory.fixes.applying import split_lines
+from kmend.factory.fixes.ctext import scan
 
 CONTEXT = 3
 _COMMAND = re.compile(rb"(\d+)(?:,(\d+))?([acd])(\d+)(?:,(\d+))?")
@@ -167,6 +168,8 @@ class _Sides:
         self._new = split_lines(new)
         self._old_owner = _owners(old, len(self._old), is_c)
         self._new_owner = _owners(new, len(self._new), is_c)
+        self._old_silent = _silent(old, self._old, is_c)
+        self._new_silent = _silent(new, self._new, is_c)
 
     def owned(self, change: Change) -> Change:
         found: dict[str, frozenset[str]] = {}
@@ -203,16 +206,17 @@ class _Sides:
         )
 
     def _names(self, change: Change) -> set[str]:
-        """Functions that the change touches; empty lines at its rim do not count."""
+        """Functions that the change touches."""
         return {owner.name if owner else "" for owner in self._touched(change)}
 
     def _touched(self, change: Change) -> Iterator[Function | None]:
-        for lines, owners, start, end in (
-            (self._old, self._old_owner, change.old_start, change.old_end),
-            (self._new, self._new_owner, change.new_start, change.new_end),
+        """The owner of each changed line; empty lines and comments outside functions belong to what is around them."""
+        for silent, owners, start, end in (
+            (self._old_silent, self._old_owner, change.old_start, change.old_end),
+            (self._new_silent, self._new_owner, change.new_start, change.new_end),
         ):
             for number in range(start, end):
-                if lines[number].strip() or owners[number] is not None:
+                if owners[number] is not None or not silent[number]:
                     yield owners[number]
 
 
@@ -232,3 +236,10 @@ def _owners(content: bytes, count: int, is_c: bool) -> list[Function | None]:
         for number in range(function.start - 1, min(function.end, count)):
             owners[number] = function
     return owners
+
+
+def _silent(content: bytes, lines: Sequence[bytes], is_c: bool) -> list[bool]:
+    """For each line, whether it says nothing: it is empty or a comment."""
+    if not is_c:
+        return [not line.strip() for line in lines]
+    return [not line.code.strip() for line in scan(content)]

@@ -133,6 +133,15 @@ def test_a_change_over_two_functions_names_both(sources: Path) -> None:
     assert "name them all: f1, f2" in caught.value.hint
 
 
+def test_a_change_that_reaches_outside_is_taken_by_its_number(sources: Path) -> None:
+    widened = OLD.replace(b"static int f1(int x)\n", b"static int table[4];\nstatic int f1(int y)\n")
+    (sources / NEW_VERSION / "files" / "net/a.c").write_bytes(widened)
+    with pytest.raises(DeriveError) as caught:
+        derive(OLD_VERSION, NEW_VERSION, ["net/a.c"], wanted_functions=["f1"])
+    assert "take it with --hunk 1" in caught.value.hint
+    assert len(derive(OLD_VERSION, NEW_VERSION, ["net/a.c"], wanted_hunks=[1]).taken) == 1
+
+
 def test_the_command(tmp_path: Path) -> None:
     output = tmp_path / "fix.patch"
     arguments = ["--from", OLD_VERSION, "--to", NEW_VERSION, "--file", "net/a.c", "--function", "f1", "-o", str(output)]

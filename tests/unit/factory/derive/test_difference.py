@@ -78,6 +78,13 @@ def test_a_new_function_is_one_change_in_itself() -> None:
     assert [change.functions for change in changes] == [("middle",)]
 
 
+def test_a_comment_above_a_function_belongs_to_it() -> None:
+    added = b"/* what it\n * does */\nstatic int middle(void)\n{\n\treturn 5;\n}\n\n"
+    at = OLD.index(b"static int second")
+    assert [change.functions for change in compare(OLD, OLD[:at] + added + OLD[at:])] == [("middle",)]
+    assert [change.functions for change in compare(OLD, b"/* about the file */\n" + OLD)] == [("",)]
+
+
 def test_an_added_block_starts_with_its_text_not_with_the_empty_line() -> None:
     old = b"int f(void)\n{\n\ta();\n\n\tb();\n}\n"
     (change,) = compare(old, b"int f(void)\n{\n\ta();\n\n\tif (x)\n\t\treturn;\n\n\tb();\n}\n")
