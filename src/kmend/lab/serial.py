@@ -10,7 +10,7 @@ from pathlib import Path
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
 TAIL_BYTES = 64 * 1024
-TAIL_LINES = 40
+TAIL_LINES = 80
 _PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]{1,300})[^\r\n]*[\r\n]")
 
 

@@ -126,6 +126,11 @@ class Vm:
         return self._guest is not None and self._guest.running
 
     @property
+    def pid(self) -> int:
+        """QEMU's process ID; 0 when it is not running."""
+        return self._guest.pid if self._guest is not None and self._guest.running else 0
+
+    @property
     def serial_log(self) -> Path:
         """The serial console's log, of all boots; gone after `close`."""
         return self._folder.path / "serial.log"
