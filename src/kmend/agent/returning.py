@@ -65,6 +65,8 @@ def rollback(session: Session, to: int | None, *, unload_first: bool) -> RolledB
     _refuse_while_moving(session)
     loaded = _loaded(session)
     target, module, signature = _target(session, loaded, to)
+    # Kept before the plan is made: whether its module may be removed and loaded again stands in its manifest.
+    session.store.keep(target, module, signature)
     plan = choice.plan_rollback(
         loaded=loaded,
         target=target,

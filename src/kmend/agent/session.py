@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import kmend
 from kmend.agent import failpoint, preflight, recovery, residents, statefile
 from kmend.agent.clock import Clock
 from kmend.agent.config import Config
@@ -48,7 +50,10 @@ class Soaked:
 
 def _spawn_settler() -> None:
     """Start the detached child that settles the soak and removes replaced modules; the next command does it otherwise."""
-    command = [sys.executable, "-m", "kmend.agent", "internal", "settle"]
+    folder = str(Path(kmend.__file__).resolve().parents[1])
+    script = f"import sys; sys.path.insert(0, {folder!r}); from kmend.agent.main import main; sys.exit(main(sys.argv[1:]))"
+    # Isolated: neither the environment nor the working directory decides what root runs.
+    command = [sys.executable, "-I", "-c", script, "internal", "settle"]
     try:
         subprocess.Popen(
             command,

@@ -185,7 +185,8 @@ class SimulatedKernel:
         for name, line in self._lines().items():
             words = line.split()
             if name.startswith("kmend_"):
-                words[2] = "1" if (self.livepatch / name).exists() else "0"
+                used = (self.livepatch / name).exists() or (self.knobs / "in-use").exists()
+                words[2] = "1" if used else "0"
             if name not in without:
                 kept.append(" ".join(words))
         (self.paths.proc / "modules").write_text("\n".join(kept) + "\n")
