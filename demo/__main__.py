@@ -43,7 +43,7 @@ for path in sorted(top.rglob("*")) if top.exists() else ():
 echo = ""
 for entry in pathlib.Path("/proc").glob("[0-9]*"):
     try:
-        if b"echo.py" in (entry / "cmdline").read_bytes():
+        if b"/opt/demo/echo.py" in (entry / "cmdline").read_bytes().split(b"\\0"):
             echo = entry.name + " " + (entry / "stat").read_text().rsplit(")", 1)[1].split()[19]
     except OSError:
         pass
@@ -123,7 +123,7 @@ class Demo:
         if words:
             self.story.command(words, where="guest")
             done = vm.run(["python3", f"{AGENT}/kmend", *words[1:]], check=False, timeout=300)
-            status, output = done.status, done.text + done.stderr.decode(errors="replace")
+            status, output = done.status, done.stderr.decode(errors="replace") + done.text
             self.story.say(output + (f"(exit status {status})" if status else ""))
         seconds = time.monotonic() - began
         after = replace(self.snapshot(vm), seconds=began - self.story.start + seconds)
@@ -191,7 +191,8 @@ def _mend(demo: Demo, vm: lab.Vm, port: int, patches: list[Path]) -> Record:
     vm.wait_settled()
     _install(demo, vm, port)
     service = vm.start_command(["python3", "/opt/demo/echo.py", str(ECHO_PORT)])
-    heartbeat = _connect(vm, story)
+    service.wait_for(b"ready\n", timeout=30)
+    heartbeat = Heartbeat(vm.host_port(ECHO_PORT), story.start)
     with story.act(f"The hole: an unprivileged program uses {first.cve}"):
         demo.probe(vm, first)
         story.say("meanwhile the host and a service in the guest exchange a message every 10 ms on one TCP connection")
@@ -257,17 +258,6 @@ def _forged(demo: Demo) -> Iterator[None]:
     finally:
         demo.repository.rename(forged)
         aside.rename(demo.repository)
-
-
-def _connect(vm: lab.Vm, story: Story) -> Heartbeat:
-    for attempt in range(50):
-        try:
-            return Heartbeat(vm.host_port(ECHO_PORT), story.start)
-        except OSError:
-            if attempt == 49:
-                raise
-            time.sleep(0.1)
-    raise AssertionError
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ FIXES = (
         cve="CVE-2026-68386",
         probe="sockmap.py",
         user="root",
-        hole={"unbound": ("accepted", "ENOTSUP")},
+        hole={"unbound": ("accepted", "EOPNOTSUPP")},
         kept={"bound": "accepted"},
     ),
 )

@@ -4,6 +4,7 @@ import socket
 import sys
 
 with socket.create_server(("", int(sys.argv[1]))) as server:
+    print("ready", flush=True)
     connection, _ = server.accept()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     while message := connection.recv(64):

@@ -32,4 +32,6 @@ for name, bound in (("unbound", False), ("bound", True)):
             bpf(BPF_MAP_UPDATE_ELEM, struct.pack("IIQQQ", table, 0, ctypes.addressof(key), ctypes.addressof(value), 0))
             print(f"{name}=accepted")
         except OSError as problem:
-            print(f"{name}={errno.errorcode[problem.errno or 0]}")
+            # Python knows the number under its other name, ENOTSUP.
+            answer = "EOPNOTSUPP" if problem.errno == errno.EOPNOTSUPP else errno.errorcode[problem.errno or 0]
+            print(f"{name}={answer}")
