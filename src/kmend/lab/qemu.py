@@ -156,6 +156,7 @@ class Process:
                     stdout=None if terminal else stream,
                     stderr=stream,
                     pass_fds=handed,
+                    cwd=errors.parent,  # QEMU aborts where KVM is broken; its core file goes away with the folder
                 )
         except FileNotFoundError:
             raise QemuError("setpriv is not installed", hint="install the package util-linux") from None
