@@ -5,6 +5,7 @@ that panics raises `PanicError` wherever the host was waiting for it. docs/lab.m
 """
 
 from kmend.lab.channel import Command, Result
+from kmend.lab.definition import Definition, Network
 from kmend.lab.errors import (
     BootTimeoutError,
     CommandFailedError,
@@ -22,7 +23,7 @@ from kmend.lab.errors import (
 from kmend.lab.initramfs import Shape
 from kmend.lab.kernelpackage import UnpackedKernel, unpack
 from kmend.lab.qemu import HOST_ADDRESS
-from kmend.lab.vm import Definition, Network, Vm, boot
+from kmend.lab.vm import Vm, boot
 
 __all__ = [
     "HOST_ADDRESS",
