@@ -38,7 +38,7 @@ class Story:
 
     def say(self, text: str) -> None:
         """Show some lines, indented."""
-        for line in text.rstrip().splitlines():
+        for line in text.rstrip().expandtabs(4).splitlines():
             print(f"     {line}", flush=True)
 
     def verdict(self, good: bool, text: str) -> None:
