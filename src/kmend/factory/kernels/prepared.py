@@ -102,22 +102,26 @@ class KernelFacts:
     format: str = "kmend-kernel-facts/1"
 
 
-class Kernel:
-    """A prepared kernel build; its parts are read when they are first asked for."""
+@dataclass(frozen=True, slots=True)
+class IndexedRecord:
+    """What was indexed without a tree, kept as `indexed.json`; see `PreparedRecord`."""
 
-    def __init__(self, folder: Path) -> None:
+    index_version: int
+    identity: KernelIdentity
+    package: str
+    inputs: dict[str, str]
+
+
+class KernelIndex:
+    """What the binaries of a kernel build say of it; its parts are read when they are first asked for.
+
+    `package` is the package version.
+    """
+
+    def __init__(self, folder: Path, identity: KernelIdentity, package: str) -> None:
         self.folder = folder
-        self.record = document.decode(PreparedRecord, (folder / "prepared.json").read_bytes())
-
-    @property
-    def identity(self) -> KernelIdentity:
-        """Which kernel build this is."""
-        return self.record.identity
-
-    @cached_property
-    def tree(self) -> SourceTree:
-        """The configured source tree."""
-        return SourceTree(self.folder / "tree", self.record.make_variables, self.record.compiler)
+        self.identity = identity
+        self.package = package
 
     @cached_property
     def vmlinux(self) -> Vmlinux:
@@ -130,11 +134,6 @@ class Kernel:
         return Kallsyms.from_system_map(self.folder / "index" / "System.map")
 
     @cached_property
-    def exports(self) -> Exports:
-        """What modules may link against."""
-        return Exports.from_symvers(self.folder / "tree" / "Module.symvers")
-
-    @cached_property
     def units(self) -> dict[str, tuple[str, ...]]:
         """Source file -> objects that hold it."""
         loaded = json.loads((self.folder / "index" / "units.json").read_text())
@@ -145,6 +144,24 @@ class Kernel:
         """The modules that the distro ships."""
         loaded = json.loads((self.folder / "index" / "modules.json").read_text())
         return tuple(document.from_plain(ModuleRecordOfKernel, entry) for entry in loaded)
+
+
+class Kernel(KernelIndex):
+    """A prepared kernel build: its index, and a tree that compiles its sources as the distro did."""
+
+    def __init__(self, folder: Path) -> None:
+        self.record = document.decode(PreparedRecord, (folder / "prepared.json").read_bytes())
+        super().__init__(folder, self.record.identity, self.record.package)
+
+    @cached_property
+    def tree(self) -> SourceTree:
+        """The configured source tree."""
+        return SourceTree(self.folder / "tree", self.record.make_variables, self.record.compiler)
+
+    @cached_property
+    def exports(self) -> Exports:
+        """What modules may link against."""
+        return Exports.from_symvers(self.folder / "tree" / "Module.symvers")
 
     @cached_property
     def config(self) -> dict[str, str]:
@@ -225,6 +242,57 @@ def prepare(ref: KernelRef) -> Kernel:
             _prepare(ref, folder)
             kernel = Kernel(folder)
     return kernel
+
+
+def prepare_index(ref: KernelRef) -> KernelIndex:
+    """The index of the kernel that `ref` names, without a source tree: enough to compare code with, and twenty times smaller.
+
+    Raises:
+        PackageGoneError: the archive no longer offers a package that is needed.
+        KmendError: packages that contradict each other, a full disk.
+    """
+    ref = resolve(ref)
+    kernel = _opened(kernel_folder(ref))
+    if kernel is not None:
+        return kernel
+    folder = kernel_folder(ref).with_name(f"{kernel_folder(ref).name}.index")
+    index = _opened_index(folder)
+    if index is not None:
+        return index
+    with locked(folder.parent / f".{folder.name}.lock"):
+        index = _opened_index(folder)
+        if index is None:
+            _prepare_index(ref, folder)
+            index = _opened_index(folder)
+    if index is None:
+        raise KernelError(f"the index of {ref} cannot be read back", hint="prune the prepared kernels and try again")
+    return index
+
+
+def _opened_index(folder: Path) -> KernelIndex | None:
+    try:
+        record = document.decode(IndexedRecord, (folder / "indexed.json").read_bytes())
+    except (OSError, KmendError):
+        return None
+    return KernelIndex(folder, record.identity, record.package) if record.index_version == INDEX_VERSION else None
+
+
+def _prepare_index(ref: KernelRef, folder: Path) -> None:
+    version = ref.package or ""
+    names = kernel_packages(ref)
+    debug, image = (fetch_package(name, version) for name in (names.debug, names.image))
+    shutil.rmtree(folder, ignore_errors=True)
+    with _building(folder) as temporary:
+        index = temporary / "index"
+        index.mkdir()
+        found = _index(debug, image, ref, index)
+        record = IndexedRecord(
+            index_version=INDEX_VERSION,
+            identity=KernelIdentity(found.build_id, ref.release, found.uname_version, str(ref)),
+            package=version,
+            inputs={package.path.name: package.sha256 for package in (debug, image)},
+        )
+        write_durably(temporary / "indexed.json", document.encode(record))
 
 
 def _prepare(ref: KernelRef, folder: Path) -> None:
