@@ -179,6 +179,40 @@ class ProofRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldFunction:
+    """A function of the livepatch, held against the vendor's own fixed kernel.
+
+    Attributes:
+        object: that it is part of: `vmlinux` or a module.
+        name: its symbol in the livepatch.
+        source: the source file it was compiled from.
+        identical: whether its bytes equal the vendor's (fields that the linker fills in aside), and all that it refers to.
+        cause: why it differs, a word of the factory's closed list; empty if it is identical.
+        detail: the same for people.
+    """
+
+    object: str
+    name: str
+    source: str
+    identical: bool
+    cause: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VendorRecord:
+    """How the livepatch compares with a newer kernel of the vendor's that has the fixes.
+
+    Attributes:
+        kernel: the vendor's kernel build.
+        functions: every function that the livepatch brings, new ones and cold parts included.
+    """
+
+    kernel: KernelIdentity
+    functions: tuple[HeldFunction, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything that is stated of one livepatch, signed with the repository's metadata.
 
@@ -194,6 +228,7 @@ class Manifest:
         built: how it was made.
         proof: what was checked.
         warnings: what a person should know.
+        vendor: how the code compares with the vendor's own fixed kernel; None if it was not held against one.
     """
 
     kernel: KernelIdentity
@@ -207,6 +242,7 @@ class Manifest:
     clears: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
     warnings: tuple[Notice, ...] = ()
+    vendor: VendorRecord | None = None
     format: str = MANIFEST_FORMAT
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 `build` does it all and returns a `Built`; `explain` tells of it in words; refusals come as `RefusedError`, whose codes are
 `RefusalCode`. `write_build` stores a livepatch as a folder that `publish` takes.
+With a `Vendor`, `build` holds the result against the vendor's own fixed kernel; `Cause` says why a function differs.
 """
 
 from __future__ import annotations
@@ -9,5 +10,17 @@ from __future__ import annotations
 from kmend.factory.build.builder import Built, build
 from kmend.factory.build.refusal import NoChangeError, Refusal, RefusalCode, RefusedError
 from kmend.factory.build.report import explain, write_build
+from kmend.factory.build.vendor import Cause, Vendor
 
-__all__ = ["Built", "NoChangeError", "Refusal", "RefusalCode", "RefusedError", "build", "explain", "write_build"]
+__all__ = [
+    "Built",
+    "Cause",
+    "NoChangeError",
+    "Refusal",
+    "RefusalCode",
+    "RefusedError",
+    "Vendor",
+    "build",
+    "explain",
+    "write_build",
+]

@@ -23,7 +23,14 @@ from kmend.core.manifest import (
     sha256_hex,
 )
 from kmend.factory.build.compare import Comparison, base_name, compare, parent_name
-from kmend.factory.build.compile import CompiledUnit, compile_original, compile_patched, object_path, shadow_tree
+from kmend.factory.build.compile import (
+    CompiledUnit,
+    compile_original,
+    compile_patched,
+    compile_plainly,
+    object_path,
+    shadow_tree,
+)
 from kmend.factory.build.exitpath import pin_reasons
 from kmend.factory.build.extract import Extraction, Extractor
 from kmend.factory.build.glue import choose_anchors, compile_glue, glue_source
@@ -35,9 +42,10 @@ from kmend.factory.build.preflight import changed_sources, check_files
 from kmend.factory.build.refusal import NoChangeError, Refusal, RefusalCode, RefusedError
 from kmend.factory.build.resolve import Resolver
 from kmend.factory.build.unit import Element, Unit
+from kmend.factory.build.vendor import PatchedFile, Vendor, hold
 from kmend.factory.build.verify import Placement
 from kmend.factory.elf import read_object, write_object
-from kmend.factory.fixes import DoesNotApplyError, Fix, apply_series, with_line_directives
+from kmend.factory.fixes import AppliedFile, DoesNotApplyError, Fix, apply_series, with_line_directives
 from kmend.factory.kernels.prepared import Kernel
 
 _KLP_RELOCATION_WARNING = 1500
@@ -92,6 +100,7 @@ def build(
     *,
     level: int = 1,
     base: int | None = None,
+    vendor: Vendor | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Built:
     """Build one livepatch from a series of fixes.
@@ -100,6 +109,7 @@ def build(
         kernel: prepared.
         fixes: in the order of the series.
         level: the livepatch's number; base: the level that it is built on.
+        vendor: the vendor's own fixed kernel, to hold the result against.
         progress: is told what is being done, a line each.
 
     Raises:
@@ -110,7 +120,8 @@ def build(
     sources, refusals = check_files(fixes, kernel.units)
     if refusals:
         raise RefusedError(refusals)
-    patched = _patched_texts(kernel, fixes, sources)
+    applied = _patched_texts(kernel, fixes, sources)
+    patched = {path: with_line_directives(file) for path, file in applied.items()}
     if not patched:
         raise NoChangeError("the fix changes no file that is compiled into this kernel")
     allowed = _statements(fixes)
@@ -131,10 +142,15 @@ def build(
             )
         extraction = _extract(kernel, units, allowed)
         progress("linking")
-        return _assemble(kernel, fixes, units, extraction, level, base, folder)
+        built = _assemble(kernel, fixes, units, extraction, level, base, folder)
+        if vendor is None:
+            return built
+        progress(f"comparing with {vendor.index.identity.ref}")
+        held = hold(vendor, [_patched_file(kernel, unit, applied[unit.source], extraction) for unit in units])
+        return replace(built, manifest=replace(built.manifest, vendor=held))
 
 
-def _patched_texts(kernel: Kernel, fixes: Sequence[Fix], sources: Sequence[str]) -> dict[str, bytes]:
+def _patched_texts(kernel: Kernel, fixes: Sequence[Fix], sources: Sequence[str]) -> dict[str, AppliedFile]:
     tree = kernel.tree.path
 
     def read(path: str) -> bytes | None:
@@ -145,7 +161,7 @@ def _patched_texts(kernel: Kernel, fixes: Sequence[Fix], sources: Sequence[str])
         applied = apply_series(read, _only(fixes, sources))
     except DoesNotApplyError as problem:
         raise RefusedError([Refusal(RefusalCode.DOES_NOT_APPLY, problem.message, problem.hint)]) from None
-    return {path: with_line_directives(applied[path]) for path in changed_sources(applied, sources)}
+    return {path: applied[path] for path in changed_sources(applied, sources)}
 
 
 def _only(fixes: Sequence[Fix], sources: Sequence[str]) -> list[Fix]:
@@ -225,6 +241,22 @@ def _extract(kernel: Kernel, units: Sequence[_Unit], allowed: frozenset[tuple[Re
 
 def _new_objects(comparison: Comparison) -> list[Element]:
     return [element for element in comparison.patched.objects if id(element) not in comparison.original_of]
+
+
+def _patched_file(kernel: Kernel, unit: _Unit, applied: AppliedFile, extraction: Extraction) -> PatchedFile:
+    """What of a file is held against the vendor's kernel."""
+
+    def plainly() -> Unit | None:
+        try:
+            return _unit(compile_plainly(kernel, unit.original, applied.patched))
+        except RefusedError:
+            return None
+
+    added = {name for source, name in extraction.added_functions if source == unit.source}
+    brought = [new for _, new in unit.comparison.changed] + [e for e in unit.comparison.added if e.name in added]
+    return PatchedFile(
+        "vmlinux", unit.comparison.patched, tuple(brought), applied.original, applied.patched, plainly
+    )
 
 
 def _assemble(

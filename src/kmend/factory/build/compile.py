@@ -22,7 +22,7 @@ from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.process import ProgramFailedError, run
 from kmend.factory.build.refusal import Refusal, RefusalCode, RefusedError
 from kmend.factory.kernels.prepared import Kernel
-from kmend.factory.kernels.tree import build_environment
+from kmend.factory.kernels.tree import SECTION_FLAGS, build_environment
 
 _COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (?P<command>.*)$", re.MULTILINE)
 COMPILE_TIMEOUT = 600.0
@@ -142,3 +142,16 @@ def compile_patched(shadow: Path, original: CompiledUnit) -> CompiledUnit:
             ]
         ) from None
     return CompiledUnit(original.source, target.read_bytes(), original.command)
+
+
+def compile_plainly(kernel: Kernel, original: CompiledUnit, text: bytes) -> CompiledUnit:
+    """Compile `text` as the file of `original`, without the flags that kmend adds to the distro's: as the vendor would.
+
+    Raises:
+        RefusedError: the compiler rejects it.
+    """
+    command = original.command
+    for flag in SECTION_FLAGS.split():
+        command = command.replace(f" {flag}", "")
+    with shadow_tree(kernel.tree.path, {original.source: text}) as shadow:
+        return compile_patched(shadow, CompiledUnit(original.source, b"", command))

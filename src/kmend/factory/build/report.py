@@ -8,6 +8,7 @@ from pathlib import Path
 from kmend.core import document
 from kmend.core.durable import make_folder, write_durably
 from kmend.core.errors import SystemProblemError
+from kmend.core.manifest import VendorRecord
 from kmend.factory.build.builder import Built
 
 
@@ -62,5 +63,15 @@ def explain(built: Built) -> Iterator[str]:
         )
     yield from (f"stays loaded until reboot: {reason}" for reason in manifest.pinned)
     yield from (f"{notice.code}: {notice.message}" for notice in manifest.warnings)
+    if manifest.vendor is not None:
+        yield from _against(manifest.vendor)
     yield f"loader simulation passed: {', '.join(manifest.proof.loader_checks)}"
     yield f"module: {manifest.module.size} bytes, SHA-256 {manifest.module.sha256}"
+
+
+def _against(vendor: VendorRecord) -> Iterator[str]:
+    equal = sum(function.identical for function in vendor.functions)
+    yield f"against {vendor.kernel.ref}: {equal} of {len(vendor.functions)} functions are identical"
+    for function in vendor.functions:
+        told = "identical" if function.identical else f"differs ({function.cause}): {function.detail}"
+        yield f"  {function.name} {told}"

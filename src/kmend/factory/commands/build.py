@@ -12,10 +12,10 @@ import click
 from kmend.core.errors import MalformedError
 from kmend.core.kernel import KernelRef
 from kmend.core.manifest import check_level
-from kmend.factory.build import NoChangeError, RefusedError, build, explain, write_build
+from kmend.factory.build import NoChangeError, RefusedError, Vendor, build, explain, write_build
 from kmend.factory.commands.output import json_option, print_json, report_error, say
 from kmend.factory.fixes import read_fix
-from kmend.factory.kernels.prepared import prepare
+from kmend.factory.kernels.prepared import prepare, prepare_index
 
 
 @click.command()
@@ -28,10 +28,20 @@ from kmend.factory.kernels.prepared import prepare
 @click.option(
     "--explain", "explained", is_flag=True, help="Tell what changed, why, and what each reference resolved to."
 )
+@click.option(
+    "--vendor", "vendor_ref", metavar="REF", help="A newer kernel of the vendor's that has the fixes: compare with it."
+)
 @json_option
 @click.argument("fixes", nargs=-1, required=True, type=click.Path(path_type=Path))
 def command(
-    ref: str, output: Path, level: int, base: int | None, explained: bool, as_json: bool, fixes: tuple[Path, ...]
+    ref: str,
+    output: Path,
+    level: int,
+    base: int | None,
+    explained: bool,
+    vendor_ref: str | None,
+    as_json: bool,
+    fixes: tuple[Path, ...],
 ) -> int:
     """Build a livepatch from FIXES, patch files in the order of the series.
 
@@ -43,9 +53,12 @@ def command(
         raise MalformedError(f"level {level} cannot be built on level {base}")
     series = [read_fix(path) for path in fixes]
     kernel = prepare(KernelRef.parse(ref))
+    vendor = Vendor.of(prepare_index(KernelRef.parse(vendor_ref))) if vendor_ref is not None else None
     prepared = time.monotonic()
     try:
-        built = build(kernel, series, level=level, base=base, progress=lambda message: say(f"- {message}"))
+        built = build(
+            kernel, series, level=level, base=base, vendor=vendor, progress=lambda message: say(f"- {message}")
+        )
     except RefusedError as problem:
         if as_json:
             print_json({"outcome": "refused", "refusals": problem.refusals})
