@@ -1,4 +1,4 @@
-"""Make the agent as a directory tree: `bin/kmend` and pure-Python packages, for any host with Python 3.10 or later.
+"""Make the agent as a directory tree: `kmend` and pure-Python packages, for any host with Python 3.10 or later.
 
     packaging/agent_tree.py DIR [--python /usr/bin/python3]
 
@@ -22,7 +22,7 @@ LAUNCHER = """#!{python} -I
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 
 from kmend.agent.main import main
 
@@ -61,8 +61,7 @@ def make(folder: Path, python: str) -> None:
     compiled = [path for path in library.rglob("*") if path.suffix in (".so", ".pyd")]
     if compiled:
         sys.exit(f"compiled files got in: {', '.join(str(path) for path in compiled)}")
-    launcher = folder / "bin/kmend"
-    launcher.parent.mkdir(parents=True)
+    launcher = folder / "kmend"
     launcher.write_text(LAUNCHER.format(python=python))
     launcher.chmod(0o755)
 

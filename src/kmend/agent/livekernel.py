@@ -12,8 +12,9 @@ from kmend.agent.paths import Paths
 from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.kernel import build_id_from_notes
 
-MAX_FILE_BYTES = 4 * 1024 * 1024
+MAX_FILE_BYTES = 1024 * 1024
 MAX_BLOCKING = 20
+_PIECE = 16 * 1024
 MAX_STACK_BYTES = 4096
 _OURS = re.compile(r"kmend_([0-9]{1,6})_[0-9a-f]{8}")
 
@@ -147,12 +148,19 @@ class LiveKernel:
         return RunningKernel(build_id, release or uname.release, version or uname.version, uname.machine)
 
     def boot_id(self) -> str:
-        """The random identifier of this boot."""
-        return self._text(self._paths.proc / "sys/kernel/random/boot_id")
+        """The random identifier of this boot.
+
+        Raises:
+            SystemProblemError: the kernel does not show it; without it a crash could not be told from a killed command.
+        """
+        boot_id = read_kernel_file(self._paths.proc / "sys/kernel/random/boot_id")
+        if not boot_id:
+            raise SystemProblemError("the kernel does not show its boot ID (/proc/sys/kernel/random/boot_id)")
+        return boot_id
 
     def setting(self, name: str) -> str:
         """A value of `/proc/sys/kernel`, empty if the kernel does not have it."""
-        return self._text(self._paths.proc / "sys/kernel" / name)
+        return read_kernel_file(self._paths.proc / "sys/kernel" / name)
 
     def supports_livepatch(self) -> bool:
         """Whether the kernel has the livepatch interface (CONFIG_LIVEPATCH)."""
@@ -190,50 +198,63 @@ class LiveKernel:
         found = []
         for process in _numbered(self._paths.proc):
             for task in _numbered(process / "task"):
-                state = self._text(task / "patch_state")
+                state = read_kernel_file(task / "patch_state")
                 if state in ("0", "1") and int(state) != goal:
                     found.append(
-                        BlockingTask(int(process.name), int(task.name), self._text(task / "comm"), self._stack(task))
+                        BlockingTask(
+                            int(process.name), int(task.name), read_kernel_file(task / "comm"), self._stack(task)
+                        )
                     )
                     if len(found) == MAX_BLOCKING:
                         return tuple(found)
         return tuple(found)
 
     def _patch(self, folder: Path) -> Patch | None:
-        enabled, transition = self._text(folder / "enabled"), self._text(folder / "transition")
+        enabled, transition = read_kernel_file(folder / "enabled"), read_kernel_file(folder / "transition")
         if not enabled or not transition:
             return None  # it went away while we were looking
         functions: set[tuple[str, str]] = set()
         unapplied = set()
         for target in _folders(folder):
-            if self._text(target / "patched") == "0" and (target.name == "vmlinux" or self._is_loaded(target.name)):
+            if read_kernel_file(target / "patched") == "0" and (
+                target.name == "vmlinux" or self._is_loaded(target.name)
+            ):
                 unapplied.add(target.name)
             functions.update((target.name, function.name) for function in _folders(target))
         return Patch(folder.name, enabled == "1", transition == "1", frozenset(functions), frozenset(unapplied))
 
     def _is_loaded(self, module: str) -> bool:
-        return self._text(self._paths.sys / "module" / module / "initstate") == "live"
+        return read_kernel_file(self._paths.sys / "module" / module / "initstate") == "live"
 
     def _modules(self) -> Iterator[Module]:
-        try:
-            lines = (self._paths.proc / "modules").read_text(errors="replace").splitlines()
-        except OSError:
-            return
-        for line in lines:
+        for line in read_kernel_file(self._paths.proc / "modules").splitlines():
             words = line.split()
             if len(words) >= 5:
                 yield Module(words[0], int(words[2]) if words[2].isdigit() else 0, words[4])
 
     def _stack(self, task: Path) -> tuple[str, ...]:
-        text = self._text(task / "stack")[:MAX_STACK_BYTES]
+        text = read_kernel_file(task / "stack")[:MAX_STACK_BYTES]
         return tuple(line.split("] ", 1)[-1].strip() for line in text.splitlines())
 
-    def _text(self, path: Path) -> str:
-        try:
-            with path.open("rb") as stream:
-                return stream.read(MAX_FILE_BYTES).decode(errors="replace").strip()
-        except OSError:
-            return ""
+
+def read_kernel_file(path: Path) -> str:
+    """The text of a file of procfs or sysfs, stripped; empty if it cannot be read.
+
+    Read in small pieces: sysctl files answer ENOMEM to a read as large as the largest allocation (`proc_sys_call_handler`).
+    """
+    content = b""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        while len(content) < MAX_FILE_BYTES and (piece := os.read(descriptor, _PIECE)):
+            content += piece
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+    return content.decode(errors="replace").strip()
 
 
 def _folders(path: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmend.agent.config import PolicyConfig
-from kmend.agent.livekernel import LiveKernel, RunningKernel, View
+from kmend.agent.livekernel import LiveKernel, RunningKernel, View, read_kernel_file
 from kmend.agent.paths import Paths
 from kmend.agent.recovery import TAINT_DIE
 from kmend.core.manifest import Manifest
@@ -60,7 +60,7 @@ def gather(paths: Paths, kernel: LiveKernel) -> Facts:
     """Read the facts from the kernel's files."""
     return Facts(
         container=any(_namespace(paths, kind) not in (number, None) for kind, number in _INIT_NAMESPACES.items()),
-        capture_kernel=(paths.proc / "vmcore").exists() or "elfcorehdr=" in _text(paths.proc / "cmdline"),
+        capture_kernel=(paths.proc / "vmcore").exists() or "elfcorehdr=" in read_kernel_file(paths.proc / "cmdline"),
         may_load=bool(_capabilities(paths) >> CAP_SYS_MODULE & 1),
         livepatch=kernel.supports_livepatch(),
         ftrace=kernel.setting("ftrace_enabled") != "0",
@@ -198,7 +198,7 @@ def _namespace(paths: Paths, kind: str) -> int | None:
 
 
 def _capabilities(paths: Paths) -> int:
-    for line in _text(paths.proc / "self/status").splitlines():
+    for line in read_kernel_file(paths.proc / "self/status").splitlines():
         if line.startswith("CapEff:"):
             try:
                 return int(line.split(":", 1)[1], 16)
@@ -208,9 +208,9 @@ def _capabilities(paths: Paths) -> int:
 
 
 def _signatures_enforced(paths: Paths) -> bool:
-    if _text(paths.sys / "module/module/parameters/sig_enforce") == "Y":
+    if read_kernel_file(paths.sys / "module/module/parameters/sig_enforce") == "Y":
         return True
-    lockdown = _text(paths.sys / "kernel/security/lockdown")
+    lockdown = read_kernel_file(paths.sys / "kernel/security/lockdown")
     return "[integrity]" in lockdown or "[confidentiality]" in lockdown
 
 
@@ -218,7 +218,7 @@ def _filesystem(paths: Paths, folder: Path) -> str:
     """The type of the file system that holds `folder` (or its first existing parent), from `/proc/self/mountinfo`."""
     wanted = "/" + str(folder.relative_to(paths.root)) if folder.is_relative_to(paths.root) else str(folder)
     best, kind = "", ""
-    for line in _text(paths.proc / "self/mountinfo").splitlines():
+    for line in read_kernel_file(paths.proc / "self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         words, rest = left.split(), right.split()
         if len(words) < 5 or not rest:
@@ -228,11 +228,3 @@ def _filesystem(paths: Paths, folder: Path) -> str:
         if inside and len(point) >= len(best):
             best, kind = point, rest[0]
     return kind
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(1024 * 1024).decode(errors="replace").strip()
-    except OSError:
-        return ""

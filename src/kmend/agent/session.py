@@ -51,7 +51,9 @@ class Soaked:
 def _spawn_settler() -> None:
     """Start the detached child that settles the soak and removes replaced modules; the next command does it otherwise."""
     folder = str(Path(kmend.__file__).resolve().parents[1])
-    script = f"import sys; sys.path.insert(0, {folder!r}); from kmend.agent.main import main; sys.exit(main(sys.argv[1:]))"
+    script = (
+        f"import sys; sys.path.insert(0, {folder!r}); from kmend.agent.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     # Isolated: neither the environment nor the working directory decides what root runs.
     command = [sys.executable, "-I", "-c", script, "internal", "settle"]
     try:

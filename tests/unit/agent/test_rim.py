@@ -15,7 +15,9 @@ from kmend.agent import lock, syscalls
 from kmend.agent.clock import Clock
 from kmend.agent.config import read_config
 from kmend.agent.errors import BusyError, ConfigError
+from kmend.agent.livekernel import LiveKernel
 from kmend.agent.main import main
+from kmend.agent.paths import Paths
 from kmend.core.errors import SystemProblemError
 from kmend.core.manifest import sha256_hex
 
@@ -134,3 +136,16 @@ def test_help_and_status_import_no_tuf() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "exit codes of status --exit-code" in done.stdout
+
+
+def test_real_sysctl_files_can_be_read() -> None:
+    """They refuse reads as large as the largest allocation; seen on a real kernel, where boot IDs came out empty."""
+    kernel = LiveKernel(Paths())
+    assert kernel.setting("ostype") == "Linux"
+    assert kernel.boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def test_kernel_without_a_boot_id_is_an_error(machine: Machine) -> None:
+    machine.kernel.write("sys/kernel/random/boot_id", "")
+    assert machine.run("update") == 1
+    assert "boot ID" in machine.err
