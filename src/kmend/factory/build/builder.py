@@ -39,14 +39,15 @@ from kmend.factory.build.link import finish, link
 from kmend.factory.build.loader import simulate
 from kmend.factory.build.policy import check_functions, check_sections
 from kmend.factory.build.preflight import changed_sources, check_files
-from kmend.factory.build.refusal import NoChangeError, Refusal, RefusalCode, RefusedError
+from kmend.factory.build.refusal import ALLOWABLE, NoChangeError, Refusal, RefusalCode, RefusedError
 from kmend.factory.build.resolve import Resolver
-from kmend.factory.build.unit import Element, Unit
+from kmend.factory.build.unit import Unit
 from kmend.factory.build.vendor import PatchedFile, Vendor, hold
 from kmend.factory.build.verify import Placement
 from kmend.factory.elf import read_object, write_object
 from kmend.factory.fixes import AppliedFile, DoesNotApplyError, Fix, apply_series, with_line_directives
 from kmend.factory.kernels.prepared import Kernel
+from kmend.factory.kernels.tree import check_toolchain
 
 _KLP_RELOCATION_WARNING = 1500
 """6.1 walks all kernel symbols for each klp relocation; from about here on the load takes noticeable time."""
@@ -115,16 +116,18 @@ def build(
     Raises:
         RefusedError: the fixes cannot become a livepatch; every reason found is in it.
         NoChangeError: the compiled code does not change.
+        EnvironmentDiffersError: this machine's compiler is no longer the one that the kernel was prepared with.
         KmendError: the environment or kmend itself failed.
     """
     sources, refusals = check_files(fixes, kernel.units)
-    if refusals:
-        raise RefusedError(refusals)
+    allowed, unusable = _statements(fixes)
+    if refusals or unusable:
+        raise RefusedError([*refusals, *unusable])
     applied = _patched_texts(kernel, fixes, sources)
     patched = {path: with_line_directives(file) for path, file in applied.items()}
     if not patched:
         raise NoChangeError("the fix changes no file that is compiled into this kernel")
-    allowed = _statements(fixes)
+    check_toolchain(kernel.config)
     progress(f"compiling {len(patched)} file{'s' * (len(patched) != 1)}, original and patched")
     with tempfile.TemporaryDirectory(prefix="kmend-build-") as name:
         folder = Path(name)
@@ -160,7 +163,7 @@ def _patched_texts(kernel: Kernel, fixes: Sequence[Fix], sources: Sequence[str])
     try:
         applied = apply_series(read, _only(fixes, sources))
     except DoesNotApplyError as problem:
-        raise RefusedError([Refusal(RefusalCode.DOES_NOT_APPLY, problem.message, problem.hint)]) from None
+        raise RefusedError([Refusal(RefusalCode.DOES_NOT_APPLY, problem.message, problem.hint, problem.path)]) from None
     return {path: applied[path] for path in changed_sources(applied, sources)}
 
 
@@ -169,14 +172,26 @@ def _only(fixes: Sequence[Fix], sources: Sequence[str]) -> list[Fix]:
     return [replace(fix, files=tuple(change for change in fix.files if change.path in sources)) for fix in fixes]
 
 
-def _statements(fixes: Sequence[Fix]) -> frozenset[tuple[RefusalCode, str]]:
-    known = {code.value: code for code in RefusalCode}
+def _statements(fixes: Sequence[Fix]) -> tuple[frozenset[tuple[RefusalCode, str]], list[Refusal]]:
+    """What the fixes' authors vouch for, and refusals of statements about what nobody can vouch for."""
+    words = {code.value: code for code in ALLOWABLE}
     found = set()
+    refusals = []
     for fix in fixes:
         for statement in fix.statements:
-            if statement.code in known:
-                found.add((known[statement.code], statement.symbol))
-    return frozenset(found)
+            if statement.code in words:
+                found.add((words[statement.code], statement.symbol))
+            else:
+                refusals.append(
+                    Refusal(
+                        RefusalCode.STATEMENT,
+                        f"{fix.name} states 'Kmend-Allow: {statement.code} {statement.symbol}', "
+                        "and that is nothing that a statement can allow",
+                        hint=f"a statement can allow {', '.join(sorted(words))}",
+                        symbol=statement.symbol,
+                    )
+                )
+    return frozenset(found), refusals
 
 
 def _compile_all(kernel: Kernel, patched: dict[str, bytes], folder: Path) -> list[_Unit]:
@@ -227,7 +242,7 @@ def _extract(kernel: Kernel, units: Sequence[_Unit], allowed: frozenset[tuple[Re
     elsewhere = frozenset(
         element.name
         for unit in units
-        for element in [*unit.comparison.added, *_new_objects(unit.comparison)]
+        for element in [*unit.comparison.added, *unit.comparison.new_objects]
         if element.is_global
     )
     for number, unit in enumerate(units):
@@ -237,10 +252,6 @@ def _extract(kernel: Kernel, units: Sequence[_Unit], allowed: frozenset[tuple[Re
     if extraction.refusals:
         raise RefusedError(extraction.refusals)
     return extraction
-
-
-def _new_objects(comparison: Comparison) -> list[Element]:
-    return [element for element in comparison.patched.objects if id(element) not in comparison.original_of]
 
 
 def _patched_file(kernel: Kernel, unit: _Unit, applied: AppliedFile, extraction: Extraction) -> PatchedFile:
@@ -254,9 +265,7 @@ def _patched_file(kernel: Kernel, unit: _Unit, applied: AppliedFile, extraction:
 
     added = {name for source, name in extraction.added_functions if source == unit.source}
     brought = [new for _, new in unit.comparison.changed] + [e for e in unit.comparison.added if e.name in added]
-    return PatchedFile(
-        "vmlinux", unit.comparison.patched, tuple(brought), applied.original, applied.patched, plainly
-    )
+    return PatchedFile("vmlinux", unit.comparison.patched, tuple(brought), applied.original, applied.patched, plainly)
 
 
 def _assemble(

@@ -16,6 +16,8 @@ from kmend.factory.build.special import (
     COMPARED_TABLES,
     TABLES,
     Entry,
+    boot_table,
+    boot_time,
     masked,
     never_copied,
     replacement_of,
@@ -91,6 +93,11 @@ class Comparison:
     changed_ids: set[int] = field(default_factory=set)
     refusals: list[Refusal] = field(default_factory=list)
 
+    @property
+    def new_objects(self) -> list[Element]:
+        """Named data of the patched unit that the original does not have."""
+        return [element for element in self.patched.objects if id(element) not in self.original_of]
+
 
 class _Matcher:
     """Correlates two units and tests pairs for equality."""
@@ -112,10 +119,10 @@ class _Matcher:
     def correlate(self) -> None:
         self._by_exact_name(self.original.functions, self.patched.functions)
         self._by_class(self.original.functions, self.patched.functions)
-        self._by_exact_name(
-            [e for e in self.original.objects if not numbered(e) and not without_identity(e)],
-            [e for e in self.patched.objects if not numbered(e) and not without_identity(e)],
-        )
+        old = [e for e in self.original.objects if not numbered(e) and not without_identity(e)]
+        new = [e for e in self.patched.objects if not numbered(e) and not without_identity(e)]
+        self._by_exact_name(old, new)
+        self._by_class(old, new)  # one that was made global, or static, is still the same
         self._static_locals()
 
     def _by_exact_name(self, old: list[Element], new: list[Element]) -> None:
@@ -275,6 +282,7 @@ def compare(original: Unit, patched: Unit) -> Comparison:
         ):
             result.refusals.append(_changed_data(original.source, old, new))
     result.refusals += _static_local_refusals(matcher, result)
+    result.refusals += _boot_table_refusals(original, patched)
     return result
 
 
@@ -294,7 +302,17 @@ def _add_cold_parts(matcher: _Matcher, changed: dict[int, tuple[Element, Element
 
 def _changed_data(source: str, old: Element, new: Element) -> Refusal:
     offset = next((i for i, (a, b) in enumerate(zip(old.content, new.content, strict=False)) if a != b), -1)
-    what = f"grows from {old.size} to {new.size} bytes" if old.size != new.size else "gets another initial value"
+    what = f"goes from {old.size} to {new.size} bytes" if old.size != new.size else "gets another initial value"
+    if boot_time(old.section.name):
+        return Refusal(
+            RefusalCode.BOOT_TABLE,
+            f"{old.name} {what}; it lies in {old.section.name}, which the kernel read when it booted, and does not read again",
+            hint="redo the effect in a function that still runs",
+            file=source,
+            symbol=old.name,
+            section=old.section.name,
+            offset=offset,
+        )
     return Refusal(
         RefusalCode.CHANGED_DATA,
         f"the existing object {old.name} {what}; the kernel has long been using it, and a livepatch replaces only functions",
@@ -304,6 +322,27 @@ def _changed_data(source: str, old: Element, new: Element) -> Refusal:
         section=old.section.name,
         offset=offset,
     )
+
+
+def _boot_table_refusals(original: Unit, patched: Unit) -> list[Refusal]:
+    """Entries that a fix adds to, or takes out of, a table that only a booting kernel reads."""
+    sizes: dict[str, list[int]] = {}
+    for side, unit in enumerate((original, patched)):
+        for section in unit.image.sections:
+            if boot_table(section.name):
+                sizes.setdefault(section.name, [0, 0])[side] += section.size
+    return [
+        Refusal(
+            RefusalCode.BOOT_TABLE,
+            f"the table {name} {'gains' if after > before else 'loses'} entries; the kernel read it when it booted, "
+            "and does not read it again",
+            hint="redo the effect in a function that still runs",
+            file=original.source,
+            section=name,
+        )
+        for name, (before, after) in sorted(sizes.items())
+        if before != after
+    ]
 
 
 def _static_local_refusals(matcher: _Matcher, result: Comparison) -> list[Refusal]:

@@ -196,7 +196,13 @@ class _UnitExtraction:
         self._allowed_data = allowed_data
         self._placed: dict[int, tuple[Section, int, Symbol | None]] = {}
         self._todo: list[tuple[Element, str]] = []
+        self._refused: set[int] = set()
         self._added = {id(element) for element in comparison.added}
+        self._new_globals = [
+            element
+            for element in [*comparison.added, *comparison.new_objects]
+            if element.is_global and not boot_time(element.section.name) and not never_copied(element.section.name)
+        ]
 
     def run(self) -> None:
         for old, new in self._comparison.changed:
@@ -212,15 +218,20 @@ class _UnitExtraction:
                 Symbol(alias, symbol.value, symbol.size, STT_FUNC, STB_GLOBAL, section=symbol.section)
             )
             self._result.replacements.append(Replacement(old, new, position, alias, self._unit.source))
-        for element in self._comparison.added:
-            if element.is_global and not boot_time(element.section.name):
-                self._place(element)
+        for element in self._new_globals:
+            if element.is_function or element.name in self._elsewhere:
+                self._place_new(element)
         while self._todo:
             element, why = self._todo.pop()
             self._relocate(element, element.references, *self._placed[id(element)][:2], why)
             if element.is_function:
                 self._tables(element)
                 self._unwind(element)
+
+    def _place_new(self, element: Element) -> None:
+        """Copy a new global function or object, unless it is one that a livepatch must not bring."""
+        if self._may_come(element, self._unit.source):
+            self._place(element)
 
     def _place(self, element: Element, why: str = "") -> Symbol | None:
         """Copy an element into the output (once) and queue its references."""
@@ -232,8 +243,8 @@ class _UnitExtraction:
         symbol = None
         if element.name:
             kind = STT_FUNC if element.is_function else STT_OBJECT
-            new_global = element.is_global and id(element) in self._added and element.name in self._elsewhere
-            bind = STB_GLOBAL if new_global else STB_LOCAL
+            shared = element in self._new_globals and element.name in self._elsewhere
+            bind = STB_GLOBAL if shared else STB_LOCAL
             symbol = Symbol(element.name, start, element.size, kind, bind, section=section)
             self._extractor.define(symbol)
         self._placed[id(element)] = (section, start, symbol)
@@ -273,9 +284,7 @@ class _UnitExtraction:
         if target.section.name == AUXILIARY and holder.is_function:
             return None
         if self._comes_along(target, holder, reference):
-            refusal = self._data_refusal(target, why)
-            if refusal is not None:
-                self._result.refusals.append(refusal)
+            if not self._may_come(target, why):
                 return None
             symbol = self._place(target, why)
             section, start, _ = self._placed[id(target)]
@@ -301,15 +310,26 @@ class _UnitExtraction:
             len(before) == 2 and before[0] == 0x0F and 0x80 <= before[1] <= 0x8F
         )
 
+    def _may_come(self, target: Element, why: str) -> bool:
+        """Whether the element may be copied; if not, it is refused, once."""
+        if id(target) in self._refused:
+            return False
+        refusal = self._data_refusal(target, why)
+        if refusal is not None:
+            self._refused.add(id(target))
+            self._result.refusals.append(refusal)
+        return refusal is None
+
     def _data_refusal(self, target: Element, why: str) -> Refusal | None:
-        if id(target) in self._placed or target.kind is not Kind.OBJECT:
+        if id(target) in self._placed or target.is_function or not target.size:
             return None
-        base = base_name(target.name)
+        base = base_name(target.name) or "(without a name)"
         writable = target.section.writable and not target.section.name.startswith(
             (".data.rel.ro", ".data..ro_after_init")
         )
-        if not without_identity(target):
-            self._result.new_data.append((self._unit.source, target.name, writable))
+        new = (self._unit.source, target.name, writable)
+        if not without_identity(target) and new not in self._result.new_data:
+            self._result.new_data.append(new)
         if (
             writable
             and base not in HARMLESS_WRITABLE

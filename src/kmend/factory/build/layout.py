@@ -19,7 +19,7 @@ _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 _KINDS = ("void", "int", "ptr", "array", "struct", "union", "enum", "fwd", "typedef", "volatile", "const", "restrict", "func",
           "func_proto", "var", "datasec", "float", "decl_tag", "type_tag", "enum64")  # fmt: skip
-_AGGREGATES = frozenset({"struct", "union", "enum", "enum64"})
+_AGGREGATES = frozenset({"struct", "union", "enum", "enum64", "typedef"})
 
 
 class BtfError(KmendError):
@@ -39,7 +39,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """A struct, union or enum: its size in bytes and its members in order."""
+    """A struct, union or enum: its size in bytes and its members in order. A typedef has one member without a name: its type."""
 
     kind: str
     name: str
@@ -58,7 +58,7 @@ def read_types(object_file: Path, folder: Path) -> dict[str, frozenset[Aggregate
     run(["pahole", f"--btf_encode_detached={target}", object_file], timeout=120)
     try:
         return _Types(target.read_bytes()).aggregates()
-    except (struct.error, IndexError) as problem:
+    except (struct.error, IndexError, ValueError, RecursionError) as problem:
         raise BtfError(f"the types of {object_file.name} cannot be read: {problem}") from None
 
 
@@ -77,7 +77,7 @@ def layout_refusals(
                 f"{name} changes: {_difference(before, after)}; unpatched code and objects that exist already use the old layout",
                 hint="keep the layout and attach the new data with a shadow variable (klp_shadow_get_or_alloc)",
                 file=source,
-                symbol=name,
+                symbol=name.rpartition(" ")[2],
             )
         )
     return found
@@ -95,6 +95,8 @@ def _difference(old: Aggregate, new: Aggregate) -> str:
         return f"from {old.size} to {new.size} bytes"
     for before, after in zip(old.members, new.members, strict=False):
         if before != after:
+            if old.kind == "typedef":
+                return f"from {before.type} to {after.type}"
             left, right = (f"{m.name} ({m.type}, at bit {m.place})" for m in (before, after))
             return f"member {left} becomes {right}"
     return f"from {len(old.members)} to {len(new.members)} members"
@@ -130,11 +132,15 @@ class _Types:
         found: dict[str, set[Aggregate]] = {}
         for number, (kind, name, size, *_rest) in enumerate(self._table):
             if kind in _AGGREGATES and name:
+                size = 0 if kind == "typedef" else size
                 found.setdefault(f"{kind} {name}", set()).add(Aggregate(kind, name, size, tuple(self._members(number))))
         return {name: frozenset(definitions) for name, definitions in found.items()}
 
     def _members(self, number: int) -> Iterator[Member]:
-        kind, _, _, count, _, offset = self._table[number]
+        kind, _, target, count, _, offset = self._table[number]
+        if kind == "typedef":
+            yield Member("", 0, self._spell(target))
+            return
         for _ in range(count):
             if kind == "enum":
                 name, value = struct.unpack_from("<Ii", self._types, offset)

@@ -140,6 +140,10 @@ def _check_relocations(kernel: Kernel, image: ObjectFile, name: str) -> None:
         written: list[tuple[int, int]] = []
         for relocation in section.relocations:
             written.append(_check_field(section, relocation))
+            if relocation.symbol.index == SHN_LIVEPATCH and relocation.symbol.section is None:
+                raise LoaderError(
+                    f"{section.name} refers to {relocation.symbol.name} outside of livepatch's relocations"
+                )
             if relocation.symbol.section is not None and not relocation.symbol.section.allocated and section.allocated:
                 raise LoaderError(f"{section.name} refers to {relocation.symbol.section.name}, which is not loaded")
         for relocations in section.klp_relocations.values():

@@ -30,14 +30,26 @@ class RefusalCode(enum.Enum):
     STRUCT_LAYOUT = "struct-layout"
     NEW_WRITABLE_DATA = "new-writable-data"
     STATIC_LOCAL = "static-local"
-    NEW_EXPORT = "new-export"
     BOOT_TABLE = "boot-table"
     UNKNOWN_SECTION = "unknown-section"
     UNRESOLVED = "unresolved"
     AMBIGUOUS_SYMBOL = "ambiguous-symbol"
     WEAK_REFERENCE = "weak-reference"
     MODULE_EXPORT = "module-export"
-    COMDAT = "comdat"
+    STATEMENT = "statement"
+
+
+ALLOWABLE = frozenset(
+    {
+        RefusalCode.INIT_CODE,
+        RefusalCode.CHANGED_DATA,
+        RefusalCode.STRUCT_LAYOUT,
+        RefusalCode.NEW_WRITABLE_DATA,
+        RefusalCode.STATIC_LOCAL,
+    }
+)
+"""What a fix's author may vouch for (`Kmend-Allow:`): questions of meaning, which only a person can answer. The rest are
+facts about the kernel, and the livepatch could not be loaded, or would do something else, if they were passed over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ Sizes and layouts are those of Linux 6.1: `alt_instr` (arch/x86/include/asm/alte
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,6 +80,13 @@ _BOOT = re.compile(
 def never_copied(section: str) -> bool:
     """Whether elements of that section are the running kernel's own affair."""
     return _NEVER.fullmatch(section) is not None
+
+
+def boot_table(section: str) -> bool:
+    """Whether that section is a table that the kernel walked through when it booted (initcalls, parameters, quirks)."""
+    return boot_time(section) and not section.startswith(
+        (".init.text", ".init.data", ".init.rodata", ".exit.", ".meminit")
+    )
 
 
 def boot_time(section: str) -> bool:
@@ -204,14 +210,3 @@ def masked(content: bytes, ranges: Sequence[tuple[int, int]]) -> bytes:
     for start, end in ranges:
         changed[start:end] = bytes(len(changed[start:end]))
     return bytes(changed)
-
-
-def jump_key_flags(addend: int) -> int:
-    """The two flag bits that `struct jump_entry` keeps in its key's address (`JUMP_TYPE_MASK`, include/linux/jump_label.h)."""
-    return addend & 3
-
-
-def alternative_lengths(content: bytes) -> tuple[int, int]:
-    """Lengths of the original and of the replacement of an `alt_instr`, in bytes."""
-    original, replacement = struct.unpack_from("<BB", content, 10)
-    return original, replacement

@@ -21,7 +21,6 @@ from kmend.factory.elf.constants import (
     STT_FILE,
     STT_FUNC,
     STT_NOTYPE,
-    STT_OBJECT,
 )
 from kmend.factory.elf.instructions import InstructionEnds
 
@@ -234,6 +233,3 @@ def _relocations_in(section: Section, start: int, size: int) -> list[Relocation]
     return sorted(
         (entry for entry in section.relocations if start <= entry.offset < start + size), key=lambda entry: entry.offset
     )
-
-
-NAMED_TYPES = (STT_FUNC, STT_OBJECT)

@@ -105,7 +105,7 @@ def _skip(data: memoryview, offset: int, form: int) -> int:
     if form in _LEB:
         return _uleb(data, offset)[1]
     if form == _STRING:
-        return offset + len(_text(data, offset).encode()) + 1
+        return offset + len(_bytes(data, offset)) + 1
     raise ElfError(f"the unknown form {form:#x} stands before a unit's name")
 
 
@@ -123,8 +123,13 @@ def _uleb(data: memoryview, offset: int) -> tuple[int, int]:
 
 
 def _text(data: memoryview, offset: int) -> str:
-    chunk = bytes(data[offset : offset + 4096])
+    return _bytes(data, offset).decode(errors="replace")
+
+
+def _bytes(data: memoryview, offset: int) -> bytes:
+    """The string at `offset` without its end."""
+    chunk = bytes(data[offset : offset + 4096]) if offset >= 0 else b""
     end = chunk.find(b"\0")
     if end < 0:
         raise ElfError("a string in the debug information does not end")
-    return chunk[:end].decode(errors="replace")
+    return chunk[:end]

@@ -12,6 +12,8 @@ from kmend.factory.elf.objects import ElfError
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 MAX_SECTIONS = 200_000
+MAX_NAME = 1024
+"""Longest name that is read, in bytes; the kernel's own limit for symbols is 511 (`KSYM_NAME_LEN`)."""
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 """What the readers take: bytes in memory or a mapped file."""
@@ -68,9 +70,9 @@ def string_at(table: bytes, offset: int) -> str:
     """The string that starts at `offset` of a string table.
 
     Raises:
-        ElfError: the offset is outside, the string does not end, or is not ASCII or UTF-8.
+        ElfError: the offset is outside, the string does not end or is too long, or is not ASCII or UTF-8.
     """
-    end = table.find(b"\0", offset)
+    end = table.find(b"\0", offset, offset + MAX_NAME + 1)
     if not 0 <= offset < len(table) or end < 0:
         raise ElfError(f"no string at offset {offset} of the string table")
     try:

@@ -26,6 +26,8 @@ _SYM = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 MAX_OBJECT = 256 * 1024 * 1024
 MAX_NOBITS = 1 << 32
+MAX_ALIGN = 1 << 21
+MAX_SYMBOLS = 1_000_000
 
 
 def read_object(content: bytes, *, keep_debug: bool = False) -> ObjectFile:
@@ -43,6 +45,9 @@ def read_object(content: bytes, *, keep_debug: bool = False) -> ObjectFile:
     kind, headers = read_headers(content)
     if kind != ET_REL:
         raise ElfError(f"not a relocatable object (ELF type {kind})")
+    # Sections that overlap would let a small file stand for any amount of memory.
+    if sum(header.size for header in headers if header.type not in (SHT_NULL, SHT_NOBITS)) > len(content):
+        raise ElfError("the sections overlap")
     sections: dict[int, Section] = {}
     for number, header in enumerate(headers):
         if header.type in (SHT_NULL, SHT_SYMTAB, SHT_RELA, SHT_SYMTAB_SHNDX) or _is_table(headers, number):
@@ -51,8 +56,8 @@ def read_object(content: bytes, *, keep_debug: bool = False) -> ObjectFile:
             raise ElfError(f"section {header.name} holds REL entries, which x86-64 does not use")
         if header.name.startswith(".debug") and not keep_debug:
             continue
-        if header.align & (header.align - 1):
-            raise ElfError(f"the alignment of section {header.name} is not a power of two")
+        if header.align & (header.align - 1) or header.align > MAX_ALIGN:
+            raise ElfError(f"the alignment of section {header.name} is not a power of two up to {MAX_ALIGN}")
         nobits = header.type == SHT_NOBITS
         if nobits and header.size > MAX_NOBITS:
             raise ElfError(f"section {header.name} claims {header.size} bytes of memory")
@@ -87,6 +92,8 @@ def _symbols(content: bytes, headers: tuple[SectionHeader, ...], sections: dict[
     table = tables[0]
     if table.entsize != _SYM.size or table.link >= len(headers) or table.size % _SYM.size:
         raise ElfError("the symbol table is malformed")
+    if table.size > MAX_SYMBOLS * _SYM.size:
+        raise ElfError(f"more than {MAX_SYMBOLS} symbols are not read")
     names = headers[table.link]
     strings = content[names.offset : names.offset + names.size]
     extended = next((header for header in headers if header.type == SHT_SYMTAB_SHNDX), None)
