@@ -37,11 +37,12 @@ from kmend.factory.build.glue import choose_anchors, compile_glue, glue_source
 from kmend.factory.build.layout import layout_refusals, read_types
 from kmend.factory.build.link import finish, link
 from kmend.factory.build.loader import simulate
+from kmend.factory.build.moduleview import ModulePlacement
 from kmend.factory.build.policy import check_functions, check_sections
 from kmend.factory.build.preflight import changed_sources, check_files
 from kmend.factory.build.refusal import ALLOWABLE, NoChangeError, Refusal, RefusalCode, RefusedError
-from kmend.factory.build.resolve import Resolver
-from kmend.factory.build.unit import Unit
+from kmend.factory.build.resolve import VMLINUX, Modules, Resolver
+from kmend.factory.build.unit import External, Unit
 from kmend.factory.build.vendor import PatchedFile, Vendor, hold
 from kmend.factory.build.verify import Placement
 from kmend.factory.elf import read_object, write_object
@@ -89,7 +90,7 @@ class _Unit:
     original: CompiledUnit
     patched: CompiledUnit
     comparison: Comparison
-    placement: Placement
+    placement: Placement | ModulePlacement
     refusals: list[Refusal] = field(default_factory=list)
     proved: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -131,7 +132,8 @@ def build(
     progress(f"compiling {len(patched)} file{'s' * (len(patched) != 1)}, original and patched")
     with tempfile.TemporaryDirectory(prefix="kmend-build-") as name:
         folder = Path(name)
-        units = _compile_all(kernel, patched, folder)
+        modules = Modules(kernel)
+        units = _compile_all(kernel, patched, folder, modules)
         progress("comparing with the shipped kernel")
         for unit in units:
             _judge(kernel, unit, allowed)
@@ -143,9 +145,9 @@ def build(
                 "the fix changes no function of this kernel",
                 hint="its lines may lie in code that this configuration leaves out, or only in comments",
             )
-        extraction = _extract(kernel, units, allowed)
+        extraction = _extract(kernel, units, allowed, modules)
         progress("linking")
-        built = _assemble(kernel, fixes, units, extraction, level, base, folder)
+        built = _assemble(kernel, fixes, units, extraction, level, base, folder, modules)
         if vendor is None:
             return built
         progress(f"comparing with {vendor.index.identity.ref}")
@@ -194,7 +196,7 @@ def _statements(fixes: Sequence[Fix]) -> tuple[frozenset[tuple[RefusalCode, str]
     return frozenset(found), refusals
 
 
-def _compile_all(kernel: Kernel, patched: dict[str, bytes], folder: Path) -> list[_Unit]:
+def _compile_all(kernel: Kernel, patched: dict[str, bytes], folder: Path, modules: Modules) -> list[_Unit]:
     """Compile every file twice, several at once; the originals come from the cache where they can."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         originals = list(pool.map(lambda source: compile_original(kernel, source), patched))
@@ -205,11 +207,16 @@ def _compile_all(kernel: Kernel, patched: dict[str, bytes], folder: Path) -> lis
             results = [job.result() for job in jobs]
     units = []
     for original, (compiled, refusals) in zip(originals, results, strict=True):
-        comparison = compare(_unit(original), _unit(compiled))
-        placement = Placement(comparison.original, kernel.vmlinux)
-        unit = _Unit(original.source, original, compiled, comparison, placement)
-        unit.refusals = [*refusals, *comparison.refusals]
-        units.append(unit)
+        for home in kernel.units[original.source]:
+            comparison = compare(_unit(original), _unit(compiled))
+            placement: Placement | ModulePlacement
+            if home == VMLINUX:
+                placement = Placement(comparison.original, kernel.vmlinux)
+            else:
+                placement = ModulePlacement(comparison.original, modules.shipped(home))
+            unit = _Unit(original.source, original, compiled, comparison, placement)
+            unit.refusals = [*refusals, *comparison.refusals]
+            units.append(unit)
     return units
 
 
@@ -229,25 +236,34 @@ def _unit(compiled: CompiledUnit) -> Unit:
 
 def _judge(kernel: Kernel, unit: _Unit, allowed: frozenset[tuple[RefusalCode, str]]) -> None:
     comparison = unit.comparison
-    refusals, unit.proved = check_functions(comparison, unit.placement, kernel.vmlinux, allowed)
+    refusals, unit.proved = check_functions(comparison, unit.placement, allowed)
     included = [new for _, new in comparison.changed] + comparison.added
     more, unit.notes = check_sections(comparison, included)
     everything = [*unit.refusals, *refusals, *more]
     unit.refusals = [refusal for refusal in everything if (refusal.code, base_name(refusal.symbol)) not in allowed]
 
 
-def _extract(kernel: Kernel, units: Sequence[_Unit], allowed: frozenset[tuple[RefusalCode, str]]) -> Extraction:
+def _extract(
+    kernel: Kernel, units: Sequence[_Unit], allowed: frozenset[tuple[RefusalCode, str]], modules: Modules
+) -> Extraction:
     extractor = Extractor()
     data = frozenset(symbol for code, symbol in allowed if code is RefusalCode.NEW_WRITABLE_DATA)
+    wanted = {
+        reference.target.name
+        for unit in units
+        for element in unit.comparison.patched.elements
+        for reference in element.references
+        if isinstance(reference.target, External)
+    }
     elsewhere = frozenset(
         element.name
         for unit in units
         for element in [*unit.comparison.added, *unit.comparison.new_objects]
-        if element.is_global
+        if element.is_global and element.name in wanted
     )
     for number, unit in enumerate(units):
-        resolver = Resolver(unit.source, unit.placement, kernel.exports, kernel.kallsyms)
-        extractor.add(number, unit.comparison, resolver, elsewhere, data)
+        resolver = Resolver(kernel, unit.source, unit.placement, modules)
+        extractor.add(number, unit.comparison, unit.placement.object, resolver, elsewhere, data)
     extraction = extractor.finish()
     if extraction.refusals:
         raise RefusedError(extraction.refusals)
@@ -265,7 +281,9 @@ def _patched_file(kernel: Kernel, unit: _Unit, applied: AppliedFile, extraction:
 
     added = {name for source, name in extraction.added_functions if source == unit.source}
     brought = [new for _, new in unit.comparison.changed] + [e for e in unit.comparison.added if e.name in added]
-    return PatchedFile("vmlinux", unit.comparison.patched, tuple(brought), applied.original, applied.patched, plainly)
+    return PatchedFile(
+        unit.placement.object, unit.comparison.patched, tuple(brought), applied.original, applied.patched, plainly
+    )
 
 
 def _assemble(
@@ -276,26 +294,29 @@ def _assemble(
     level: int,
     base: int | None,
     folder: Path,
+    modules: Modules,
 ) -> Built:
     code = write_object(extraction.image)
     namespaces = sorted({r.namespace for r in extraction.resolutions.values() if r.namespace})
-    glue = glue_source(kernel, level, extraction.replacements, namespaces, choose_anchors(kernel))
+    glue = glue_source(
+        kernel, level, extraction.replacements, extraction.clear_tables, namespaces, choose_anchors(kernel)
+    )
     # The name carries a digest of the content that does not hold the name itself (docs/decisions/0004-module-name.md).
     name = module_name(level, hashlib.sha256(code + glue.encode()).hexdigest())
     module = finish(kernel, link(kernel, code, compile_glue(kernel, glue, name, folder), folder))
     checks = simulate(kernel, module, name)
-    functions = tuple(
-        PatchedFunction(r.original.name, r.sympos, r.original.size, r.patched.size, r.source)
-        for r in extraction.replacements
-    )
+    functions: dict[str, list[PatchedFunction]] = {}
+    for r in extraction.replacements:
+        patched = PatchedFunction(r.original.name, r.sympos, r.original.size, r.patched.size, r.source)
+        functions.setdefault(r.object, []).append(patched)
     manifest = Manifest(
         kernel=kernel.identity,
         level=level,
         base=base,
         fixes=tuple(fix.record() for fix in fixes),
         module=ModuleRecord(name, sha256_hex(module), len(module)),
-        objects=(PatchedObject("vmlinux", None, functions),),
-        pinned=pin_reasons(kernel, [(function.source, function.name) for function in functions]),
+        objects=tuple(PatchedObject(home, modules.build_id(home), tuple(group)) for home, group in functions.items()),
+        pinned=pin_reasons(kernel, [(f.source, f.name) for f in functions.get(VMLINUX, [])]),
         built=BuildRecord(f"kmend-factory {__version__}", kernel.record.compiler, kernel.record.inputs),
         proof=ProofRecord(tuple(sorted(proved for unit in units for proved in unit.proved)), checks),
         warnings=tuple(_warnings(units, extraction)),
@@ -314,6 +335,7 @@ def _assemble(
 
 def _warnings(units: Sequence[_Unit], extraction: Extraction) -> list[Notice]:
     found = [Notice("note", note) for unit in units for note in unit.notes]
+    found += [Notice("note", note) for note in extraction.notes]
     for source, name, writable in extraction.new_data:
         kind = "writable" if writable else "constant"
         found.append(

@@ -6,13 +6,14 @@ are undefined symbols named `.klp.sym.*`; the link step turns them into klp relo
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from kmend.factory.build.compare import HARMLESS_WRITABLE, Comparison, base_name, parent_name, without_identity
 from kmend.factory.build.refusal import Refusal, RefusalCode
-from kmend.factory.build.resolve import Resolution, Resolver
+from kmend.factory.build.resolve import KLP_PREFIX, VMLINUX, Resolution, Resolver, Way
 from kmend.factory.build.special import (
     AUXILIARY,
     DESCRIPTORS,
@@ -30,8 +31,10 @@ from kmend.factory.build.special import (
 from kmend.factory.build.unit import Element, External, Kind, Reference
 from kmend.factory.elf import ObjectFile, Relocation, Section, Symbol
 from kmend.factory.elf.constants import (
+    R_X86_64_64,
     R_X86_64_PC32,
     R_X86_64_PLT32,
+    RELOCATION_WIDTH,
     SHF_ALLOC,
     SHF_EXECINSTR,
     SHF_WRITE,
@@ -44,19 +47,37 @@ from kmend.factory.elf.constants import (
     STT_SECTION,
 )
 
+NOPS = (b"\x0f\x1f\x44\x00\x00", b"\x66\x90")
+"""The five- and the two-byte NOP that stand where a jump label is off (arch/x86/include/asm/nops.h)."""
 ALIAS = "kmend_fn_"
 """Prefix of the global names by which the glue refers to replacement functions; the link step removes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A function that the livepatch replaces: the original, its position among equal names, the alias of the new code."""
+    """A function that the livepatch replaces: the original, its position among equal names, the alias of the new code, and the
+    object (vmlinux or a module) that holds the original."""
 
     original: Element
     patched: Element
     sympos: int
     alias: str
     source: str
+    object: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClearTable:
+    """The fields that klp relocations against a module write, listed for the glue, which zeroes them when the module goes.
+
+    Attributes:
+        module: whose going away it is for.
+        symbol: global name of the table; count: its entries, each an address and a width of 8 bytes.
+    """
+
+    module: str
+    symbol: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +105,8 @@ class Extraction:
     decisions: list[Decision] = field(default_factory=list)
     added_functions: list[tuple[str, str]] = field(default_factory=list)
     new_data: list[tuple[str, str, bool]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    clear_tables: list[ClearTable] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
 
@@ -101,6 +124,7 @@ class Extractor:
         self,
         number: int,
         comparison: Comparison,
+        home: str,
         resolver: Resolver,
         elsewhere: frozenset[str],
         allowed_data: frozenset[str],
@@ -108,12 +132,12 @@ class Extractor:
         """Take what unit `number` contributes.
 
         Args:
-            comparison: of the unit.
+            comparison: of the unit; home: the object that holds it.
             resolver: for its references to the running kernel.
             elsewhere: global names that another unit of this fix newly defines.
             allowed_data: names of new writable objects that the fix's author vouches for.
         """
-        _UnitExtraction(self, number, comparison, resolver, elsewhere, allowed_data).run()
+        _UnitExtraction(self, number, comparison, home, resolver, elsewhere, allowed_data).run()
 
     def section(self, name: str, like: Section) -> Section:
         """The output section of that name, made after the model of `like` when it is first used."""
@@ -171,7 +195,27 @@ class Extractor:
                 for relocation in section.relocations:
                     if relocation.symbol is symbol:
                         relocation.symbol = definition
+        self._clear_tables()
         return self.result
+
+    def _clear_tables(self) -> None:
+        """List, for each module, where its klp relocations write (struct kmend_field in the glue)."""
+        fields: dict[str, list[tuple[Section, Relocation]]] = {}
+        for section in self.result.image.sections:
+            for relocation in section.relocations:
+                owner = relocation.symbol.name.rpartition("@")[2]
+                if relocation.symbol.name.startswith(KLP_PREFIX) and owner != VMLINUX:
+                    fields.setdefault(owner, []).append((section, relocation))
+        for number, (module, places) in enumerate(sorted(fields.items())):
+            table = self.section(f".rodata.kmend_clear_{number}", Section("", flags=SHF_ALLOC, align=8))
+            for section, relocation in places:
+                start = self.append(table, struct.pack("<QQ", 0, RELOCATION_WIDTH[relocation.type]), 8)
+                table.relocations.append(
+                    Relocation(start, R_X86_64_64, self.section_symbol(section), relocation.offset)
+                )
+            name = f"kmend_clear_{number}"
+            self.define(Symbol(name, 0, table.size, STT_OBJECT, STB_GLOBAL, section=table))
+            self.result.clear_tables.append(ClearTable(module, name, len(places)))
 
 
 class _UnitExtraction:
@@ -182,11 +226,13 @@ class _UnitExtraction:
         extractor: Extractor,
         number: int,
         comparison: Comparison,
+        home: str,
         resolver: Resolver,
         elsewhere: frozenset[str],
         allowed_data: frozenset[str],
     ) -> None:
         self._extractor = extractor
+        self._home = home
         self._result = extractor.result
         self._number = number
         self._comparison = comparison
@@ -217,7 +263,7 @@ class _UnitExtraction:
             self._extractor.define(
                 Symbol(alias, symbol.value, symbol.size, STT_FUNC, STB_GLOBAL, section=symbol.section)
             )
-            self._result.replacements.append(Replacement(old, new, position, alias, self._unit.source))
+            self._result.replacements.append(Replacement(old, new, position, alias, self._unit.source, self._home))
         for element in self._new_globals:
             if element.is_function or element.name in self._elsewhere:
                 self._place_new(element)
@@ -372,6 +418,8 @@ class _UnitExtraction:
 
     def _table_entry(self, function: Element, entry: Entry, symbol: Symbol, base: int) -> None:
         form = TABLES[entry.table]
+        if self._home != VMLINUX and self._leaves_out(function, entry):
+            return
         out = self._extractor.section(entry.table, entry.element.section)
         content = entry.element.content.ljust(form.size, b"\0")
         start = self._extractor.append(out, content, 1 if form.size % 8 else 8)
@@ -390,6 +438,48 @@ class _UnitExtraction:
                 resolved = self._symbol_for(entry.element, reference, function.name)
                 if resolved is not None:
                     out.relocations.append(Relocation(place, reference.type, *resolved))
+
+    def _leaves_out(self, function: Element, entry: Entry) -> bool:
+        """Whether an entry with a key in the patched module is dropped (or refused).
+
+        Such a key can be reached only once the module is there, but the kernel reads the livepatch's tables when the livepatch
+        is loaded. A call without its static-call entry goes through the trampoline, which is always right. A tracepoint's jump
+        without its entry stays as it is compiled: off.
+        """
+        keys = [reference.target for reference in entry.others if not self._is_included_code(reference.target)]
+        names = [key.name for key in keys if self._in_module(key)]
+        if not names or entry.table not in ("__jump_table", ".static_call_sites"):
+            return False
+        if entry.table == ".static_call_sites":
+            return True
+        code = function.content[entry.code.target_offset : entry.code.target_offset + 5]
+        if names[0].startswith("__tracepoint_") and code.startswith(NOPS):
+            self._result.notes.append(
+                f"the tracepoint {names[0].removeprefix('__tracepoint_')} is silent in {function.name}"
+            )
+            return True
+        self._result.refusals.append(
+            Refusal(
+                RefusalCode.MODULE_STATIC_KEY,
+                f"{function.name} branches on the static key {names[0]} of the module {self._home}, which may come and go",
+                hint="test it with static_key_enabled() in the fix",
+                file=self._unit.source,
+                symbol=function.name,
+                section=entry.table,
+                offset=entry.element.start,
+            )
+        )
+        return True
+
+    def _in_module(self, target: Element | External) -> bool:
+        """Whether a symbol lies in the patched module or in one that it depends on."""
+        if isinstance(target, Element):
+            original = self._comparison.original_of.get(id(target))
+            if original is None:
+                return False
+            target = original
+        found = self._resolver.resolve(target)
+        return not isinstance(found, Refusal) and found.way is Way.KLP and found.object != VMLINUX
 
     def _is_included_code(self, target: Element | External) -> TypeGuard[Element]:
         if isinstance(target, External) or not target.is_function:
@@ -425,4 +515,5 @@ class _UnitExtraction:
 def _describe(found: Resolution) -> str:
     if found.way.value == "export":
         return f"export, CRC {found.crc:#010x}" + (f", namespace {found.namespace}" if found.namespace else "")
-    return f"klp relocation, sympos {found.sympos}"
+    where = "" if found.object == VMLINUX else f" in {found.object}"
+    return f"klp relocation, sympos {found.sympos}{where}"

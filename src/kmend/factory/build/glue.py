@@ -14,7 +14,8 @@ from pathlib import Path
 
 from kmend.core.process import run
 from kmend.factory.build.compile import COMPILE_TIMEOUT, CompileError, compile_original
-from kmend.factory.build.extract import Replacement
+from kmend.factory.build.extract import ClearTable, Replacement
+from kmend.factory.build.resolve import VMLINUX
 from kmend.factory.kernels.prepared import Kernel
 from kmend.factory.kernels.tree import build_environment
 
@@ -46,13 +47,10 @@ MODULE_INFO(kmend_level, "{level}");
 MODULE_LICENSE("GPL");
 
 {declarations}
-static struct klp_func functions[] = {{
 {functions}
-	{{ }}
-}};
-
+{callbacks}
 static struct klp_object objects[] = {{
-	{{ .funcs = functions }},
+{objects}
 	{{ }}
 }};
 
@@ -92,6 +90,43 @@ __section(".gnu.linkonce.this_module") = {{
 }};
 """
 
+_CLEARING = """
+/*
+ * A patched module may go and come back while this livepatch stays. Livepatch writes the fields that refer to it again when it
+ * comes, and insists that they are zero before (6.1 has no klp_clear_object_relocs); so they are zeroed when it goes.
+ */
+struct kmend_field {
+	void *address;
+	unsigned long size;
+};
+
+extern void *kmend_text_poke(void *address, const void *content, size_t size);
+extern struct mutex kmend_text_mutex;
+
+static void clear_fields(const struct kmend_field *field, unsigned int count)
+{
+	static const u64 zero;
+
+	mutex_lock(&kmend_text_mutex);
+	for (; count; count--, field++)
+		kmend_text_poke(field->address, &zero, field->size);
+	mutex_unlock(&kmend_text_mutex);
+}
+"""
+
+_CLEAR_CALLBACK = """
+extern const struct kmend_field {table}[];
+
+static void unpatched_{number}(struct klp_object *object)
+{{
+	if (object->mod && object->mod->state != MODULE_STATE_LIVE)
+		clear_fields({table}, {count});
+}}
+"""
+
+KERNEL_REFERENCES = {"kmend_text_poke": "text_poke", "kmend_text_mutex": "text_mutex"}
+"""What the glue needs of vmlinux that is not exported: its name in the C text -> the kernel's."""
+
 _ANCHOR_CHECK = """\
 	if ((unsigned long)kmend_anchor_{number} - (unsigned long)kmend_anchor_0 != {distance:#x}UL) {{
 		pr_err("%s: this kernel is laid out differently at {name}\\n", KBUILD_MODNAME);
@@ -123,12 +158,16 @@ def glue_source(
     kernel: Kernel,
     level: int,
     replacements: Sequence[Replacement],
+    clear_tables: Sequence[ClearTable],
     namespaces: Sequence[str],
     anchors: Sequence[Anchor],
 ) -> str:
     """The C text; it does not hold the module's name, which the compiler is told."""
     quoted = kernel.identity.version.replace("\\", "\\\\").replace('"', '\\"')
     base = anchors[0].address if anchors else 0
+    objects: dict[str, list[Replacement]] = {}
+    for replacement in replacements:
+        objects.setdefault(replacement.object, []).append(replacement)
     return _TEMPLATE.format(
         ref=kernel.identity.ref,
         build_id=kernel.identity.build_id,
@@ -136,10 +175,13 @@ def glue_source(
         version=quoted,
         namespaces="".join(f'MODULE_INFO(import_ns, "{name}");\n' for name in namespaces),
         declarations="".join(f"extern char {replacement.alias}[];\n" for replacement in replacements),
-        functions="\n".join(
-            f'\t{{ .old_name = "{r.original.name}", .old_sympos = {r.sympos}, .new_func = {r.alias} }},'
-            for r in replacements
+        functions="\n".join(_functions(number, group) for number, group in enumerate(objects.values())),
+        callbacks=(_CLEARING if clear_tables else "")
+        + "".join(
+            _CLEAR_CALLBACK.format(table=table.symbol, number=number, count=table.count)
+            for number, table in enumerate(clear_tables)
         ),
+        objects="\n".join(_object(number, name, clear_tables) for number, name in enumerate(objects)),
         anchor_declarations="".join(
             f'extern char kmend_anchor_{number}[] __asm__("{anchor.name}");\n' for number, anchor in enumerate(anchors)
         ),
@@ -149,6 +191,22 @@ def glue_source(
             if number
         ),
     )
+
+
+def _functions(number: int, group: Sequence[Replacement]) -> str:
+    entries = "\n".join(
+        f'\t{{ .old_name = "{r.original.name}", .old_sympos = {r.sympos}, .new_func = {r.alias} }},' for r in group
+    )
+    return f"static struct klp_func functions_{number}[] = {{\n{entries}\n\t{{ }}\n}};\n"
+
+
+def _object(number: int, name: str, clear_tables: Sequence[ClearTable]) -> str:
+    label = "" if name == VMLINUX else f'.name = "{name}", '
+    callback = next(
+        (f", .callbacks.post_unpatch = unpatched_{n}" for n, table in enumerate(clear_tables) if table.module == name),
+        "",
+    )
+    return f"\t{{ {label}.funcs = functions_{number}{callback} }},"
 
 
 def compile_glue(kernel: Kernel, text: str, module: str, folder: Path) -> bytes:

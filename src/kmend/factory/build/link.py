@@ -13,6 +13,8 @@ from pathlib import Path
 from kmend.core.errors import KmendError
 from kmend.core.process import run
 from kmend.factory.build.extract import ALIAS
+from kmend.factory.build.glue import KERNEL_REFERENCES
+from kmend.factory.build.resolve import KLP_PREFIX, VMLINUX
 from kmend.factory.elf import ObjectFile, Section, read_object, write_object
 from kmend.factory.elf.constants import (
     RELOCATION_WIDTH,
@@ -26,7 +28,6 @@ from kmend.factory.elf.constants import (
 from kmend.factory.kernels.prepared import Kernel
 from kmend.factory.kernels.tree import build_environment
 
-KLP_PREFIX = ".klp.sym."
 _VERSION_ENTRY = struct.Struct("<Q56s")
 """`struct modversion_info` (include/linux/module.h): CRC and name."""
 MAX_IMPORT_NAME = 56
@@ -73,6 +74,7 @@ def finish(kernel: Kernel, joined: ObjectFile) -> bytes:
         if symbol.type != STT_FILE and (symbol.section is None or id(symbol.section) in kept)
     ]
     _remove_aliases(joined)
+    _name_kernel_references(kernel, joined)
     _klp_relocations(joined)
     _versions(kernel, joined)
     _drop_unused(joined)
@@ -98,16 +100,31 @@ def _remove_aliases(image: ObjectFile) -> None:
     image.symbols = [symbol for symbol in image.symbols if id(symbol) not in aliases]
 
 
+def _name_kernel_references(kernel: Kernel, image: ObjectFile) -> None:
+    """Give what the glue needs of the kernel without an export its klp name."""
+    for symbol in image.symbols:
+        wanted = KERNEL_REFERENCES.get(symbol.name)
+        if wanted is None or not symbol.undefined:
+            continue
+        found = kernel.kallsyms.named(wanted)
+        if len(found) != 1:
+            raise LinkError(f"the kernel has {len(found)} symbols {wanted}")
+        symbol.name = f"{KLP_PREFIX}{VMLINUX}.{wanted},0@{VMLINUX}"
+
+
 def _klp_relocations(image: ObjectFile) -> None:
     """Move relocations against `.klp.sym.*` symbols into klp sections, and mark those symbols as livepatch's."""
+    owners: dict[int, str] = {}
     for symbol in image.symbols:
         if symbol.name.startswith(KLP_PREFIX):
+            symbol.name, _, owners[id(symbol)] = symbol.name.rpartition("@")
             symbol.index = SHN_LIVEPATCH
             symbol.bind = STB_GLOBAL
     for section in image.sections:
         own = []
         for relocation in section.relocations:
-            if not relocation.symbol.name.startswith(KLP_PREFIX):
+            owner = owners.get(id(relocation.symbol))
+            if owner is None:
                 own.append(relocation)
                 continue
             if not section.allocated or section.type == SHT_NOBITS:
@@ -115,7 +132,6 @@ def _klp_relocations(image: ObjectFile) -> None:
             width = RELOCATION_WIDTH.get(relocation.type, 0)
             if any(section.content[relocation.offset : relocation.offset + width]):
                 raise LinkError(f"the field at {section.name}+{relocation.offset:#x} is not zero")
-            owner = relocation.symbol.name.removeprefix(KLP_PREFIX).split(".", 1)[0]
             section.klp_relocations.setdefault(owner, []).append(relocation)
         section.relocations = own
 

@@ -12,7 +12,8 @@ import struct
 from itertools import pairwise
 
 from kmend.core.errors import KmendError
-from kmend.factory.build.special import ORC, ORC_IP, ORC_SIZE
+from kmend.factory.build.resolve import VMLINUX, Modules
+from kmend.factory.build.special import ORC, ORC_IP, ORC_SIZE, TABLES
 from kmend.factory.elf import ObjectFile, Relocation, Section, Symbol, read_object
 from kmend.factory.elf.constants import (
     R_X86_64_NONE,
@@ -172,25 +173,54 @@ def _check_klp(kernel: Kernel, image: ObjectFile, name: str) -> None:
     for symbol in image.symbols:
         if symbol.name.startswith(".klp.sym.") != (symbol.index == SHN_LIVEPATCH and symbol.section is None):
             raise LoaderError(f"{symbol.name} is not marked as livepatch marks its symbols")
+    modules = Modules(kernel)
+    rewritten = _rewritten_at_load(image)
     for section in image.sections:
         for owner, relocations in section.klp_relocations.items():
             if not section.allocated:
                 raise LoaderError(f"livepatch cannot write to {section.name}, which is not loaded")
             for relocation in relocations:
-                _check_klp_symbol(kernel, relocation.symbol, owner)
+                _check_klp_symbol(kernel, modules, relocation.symbol, owner)
+                if owner != VMLINUX:
+                    _check_late_field(section, relocation, rewritten)
 
 
-def _check_klp_symbol(kernel: Kernel, symbol: Symbol, owner: str) -> None:
+def _rewritten_at_load(image: ObjectFile) -> dict[int, list[tuple[int, int]]]:
+    """Section's `id` -> byte ranges that the kernel rewrites when it loads the livepatch, from the tables that say so."""
+    ranges: dict[int, list[tuple[int, int]]] = {}
+    for table, size, length_at in ((".altinstructions", 12, 10), (".parainstructions", 16, 9)):
+        section = image.section(table)
+        for relocation in section.relocations if section else ():
+            home = relocation.symbol.section
+            if section is None or home is None or relocation.offset % size:
+                continue
+            start = relocation.symbol.value + relocation.addend
+            ranges.setdefault(id(home), []).append((start, start + section.content[relocation.offset + length_at]))
+    return ranges
+
+
+def _check_late_field(section: Section, relocation: Relocation, rewritten: dict[int, list[tuple[int, int]]]) -> None:
+    """A module's klp relocations are applied when the module is there, long after the kernel has read the livepatch's tables."""
+    if section.name in TABLES or section.name in (ORC, ORC_IP):
+        raise LoaderError(f"{section.name} is read before {relocation.symbol.name} can be resolved")
+    end = relocation.offset + RELOCATION_WIDTH[relocation.type]
+    for start, stop in rewritten.get(id(section), ()):
+        if start < end and relocation.offset < stop:
+            raise LoaderError(f"the kernel rewrites {section.name}+{relocation.offset:#x} before livepatch does")
+
+
+def _check_klp_symbol(kernel: Kernel, modules: Modules, symbol: Symbol, owner: str) -> None:
     match = _KLP_SYMBOL.fullmatch(symbol.name)
     if match is None or symbol.index in (0, SHN_ABS):
         raise LoaderError(f"livepatch cannot read the symbol name {symbol.name!r}")
-    if match["object"] != owner:
+    home, name, sympos = match["object"], match["name"], int(match["sympos"])
+    if home != owner and (owner == VMLINUX or home not in modules.depends(owner)):
         raise LoaderError(f"{symbol.name} stands among the relocations of {owner}")
-    found, sympos = kernel.kallsyms.named(match["name"]), int(match["sympos"])
+    found = kernel.kallsyms.named(name) if home == VMLINUX else modules.shipped(home).named(name)
     if not found:
-        raise LoaderError(f"the kernel has no symbol {match['name']}")
+        raise LoaderError(f"{home} has no symbol {name}")
     if (sympos == 0 and len(found) > 1) or sympos > len(found):
-        raise LoaderError(f"the kernel has {len(found)} symbols {match['name']}; position {sympos} picks none")
+        raise LoaderError(f"{home} has {len(found)} symbols {name}; position {sympos} picks none")
 
 
 def _check_unwind(kernel: Kernel, image: ObjectFile, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kmend.factory.build.compare import Comparison, parent_name
+from kmend.factory.build.moduleview import ModulePlacement
 from kmend.factory.build.refusal import Refusal, RefusalCode
 from kmend.factory.build.special import (
     DESCRIPTORS,
@@ -18,11 +19,10 @@ from kmend.factory.build.special import (
 )
 from kmend.factory.build.unit import Element
 from kmend.factory.build.verify import Placement
-from kmend.factory.kernels.vmlinux import Vmlinux
 
 
 def check_functions(
-    comparison: Comparison, placement: Placement, vmlinux: Vmlinux, allowed: frozenset[tuple[RefusalCode, str]]
+    comparison: Comparison, placement: Placement | ModulePlacement, allowed: frozenset[tuple[RefusalCode, str]]
 ) -> tuple[list[Refusal], list[str]]:
     """Refusals for the changed functions of a unit, and the names of those whose original was proved to be the shipped one.
 
@@ -43,12 +43,12 @@ def check_functions(
         if mismatch is None:
             proved.append(old.name)
             if parent_name(old.name) is None:
-                refusals += _trace_refusal(comparison.original.source, old, placement, vmlinux)
+                refusals += _trace_refusal(comparison.original.source, old, placement)
         elif mismatch.overridden:
             refusals.append(
                 _function_refusal(
                     RefusalCode.NOT_LINKED, comparison.original.source, old,
-                    f"{old.name} of this file is not part of this kernel: {mismatch.reason}",
+                    f"{old.name} of this file is not part of {placement.object}: {mismatch.reason}",
                     hint="patch the definition that overrides it",
                 )
             )  # fmt: skip
@@ -56,7 +56,7 @@ def check_functions(
             refusals.append(
                 _function_refusal(
                     RefusalCode.ORIGINAL_DIFFERS, comparison.original.source, old,
-                    f"the original {old.name}, compiled here, is not the one in the shipped vmlinux: {mismatch.reason}",
+                    f"the original {old.name}, compiled here, differs from the one in the shipped {placement.object}: {mismatch.reason}",
                 )
             )  # fmt: skip
     comparison.changed[:] = kept
@@ -81,9 +81,8 @@ def _code_refusal(source: str, old: Element) -> Refusal | None:
     return None
 
 
-def _trace_refusal(source: str, old: Element, placement: Placement, vmlinux: Vmlinux) -> list[Refusal]:
-    addresses = placement.addresses(old)
-    if len(addresses) == 1 and addresses[0] in vmlinux.traceable:
+def _trace_refusal(source: str, old: Element, placement: Placement | ModulePlacement) -> list[Refusal]:
+    if placement.is_traceable(old):
         return []
     return [
         _function_refusal(

@@ -90,10 +90,4 @@ def _refusal(path: str, kind: ChangeKind, units: Mapping[str, tuple[str, ...]]) 
             hint="this kernel is not affected, unless the file is included by another one that is compiled",
             file=path,
         )
-    if objects != ("vmlinux",):
-        return Refusal(
-            RefusalCode.MODULE_CODE,
-            f"{path} is compiled into {', '.join(objects)}; kmend patches code that is only in vmlinux so far",
-            file=path,
-        )
     return None

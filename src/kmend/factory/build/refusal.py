@@ -18,7 +18,6 @@ class RefusalCode(enum.Enum):
     FILE_ADDED = "file-added"
     FILE_REMOVED = "file-removed"
     NOT_BUILT = "not-built"
-    MODULE_CODE = "module-code"
     DOES_NOT_APPLY = "does-not-apply"
     COMPILE_ERROR = "compile-error"
     ORIGINAL_DIFFERS = "original-differs"
@@ -36,6 +35,8 @@ class RefusalCode(enum.Enum):
     AMBIGUOUS_SYMBOL = "ambiguous-symbol"
     WEAK_REFERENCE = "weak-reference"
     MODULE_EXPORT = "module-export"
+    MODULE_STATIC_KEY = "module-static-key"
+    MODULE_FIELD = "module-field"
     STATEMENT = "statement"
 
 

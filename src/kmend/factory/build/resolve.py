@@ -1,8 +1,9 @@
 """What a reference to something outside the livepatch becomes: an ordinary import, or a relocation that livepatch applies.
 
-Exported symbols are imported with their CRC, as any module does. Everything else of the running kernel is reached by a *klp
-relocation*: a symbol `.klp.sym.<object>.<name>,<sympos>` that the kernel looks up in kallsyms, where sympos picks among equal
-names (`klp_resolve_symbols`, kernel/livepatch/core.c).
+Symbols that vmlinux exports are imported with their CRC, as any module does. Everything else is reached by a *klp relocation*: a
+symbol `.klp.sym.<object>.<name>,<sympos>` that the kernel looks up in that object's symbols, where sympos picks among equal names
+(`klp_resolve_symbols`, kernel/livepatch/core.c). Relocations against a module's symbols are applied when the module that is being
+patched is there, so they stand in that module's section, `.klp.rela.<module>.*`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from kmend.factory.build.moduleview import ModulePlacement, ShippedModule
 from kmend.factory.build.refusal import Refusal, RefusalCode
 from kmend.factory.build.unit import Element, External
 from kmend.factory.build.verify import Placement
-from kmend.factory.kernels.exports import Exports
-from kmend.factory.kernels.kallsyms import Kallsyms
+from kmend.factory.elf.constants import STB_LOCAL
+from kmend.factory.kernels.prepared import Kernel
 
 VMLINUX = "vmlinux"
+KLP_PREFIX = ".klp.sym."
 MAX_KLP_NAME = 511
 """Longest symbol name that `klp_resolve_symbols` reads (`%511[^,]`)."""
 
@@ -35,6 +38,7 @@ class Resolution:
     Attributes:
         name: its symbol; sympos: see `Kallsyms.sympos`, meaningful for KLP only.
         crc, namespace: of the export, meaningful for EXPORT only.
+        object: where the symbol is; owner: the object in whose klp section the relocation stands.
     """
 
     way: Way
@@ -42,63 +46,120 @@ class Resolution:
     sympos: int = 0
     crc: int = 0
     namespace: str = ""
+    object: str = VMLINUX
+    owner: str = VMLINUX
 
     @property
     def symbol(self) -> str:
-        """The symbol's name in the livepatch's own symbol table."""
-        return self.name if self.way is Way.EXPORT else f".klp.sym.{VMLINUX}.{self.name},{self.sympos}"
+        """The symbol's name until the link step: for a klp relocation with `@<owner>` behind its final name."""
+        if self.way is Way.EXPORT:
+            return self.name
+        return f"{KLP_PREFIX}{self.object}.{self.name},{self.sympos}@{self.owner}"
+
+
+class Modules:
+    """The shipped modules of a kernel, each read once, and which ones need which."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._read: dict[str, ShippedModule] = {}
+
+    def shipped(self, name: str) -> ShippedModule:
+        """The module of that name."""
+        if name not in self._read:
+            self._read[name] = ShippedModule(self._kernel, name)
+        return self._read[name]
+
+    def depends(self, name: str) -> frozenset[str]:
+        """Every module that must be loaded before that one."""
+        direct = {module.name: module.depends for module in self._kernel.modules}
+        found: set[str] = set()
+        todo = list(direct.get(name, ()))
+        while todo:
+            other = todo.pop()
+            if other not in found:
+                found.add(other)
+                todo += direct.get(other, ())
+        return frozenset(found)
+
+    def build_id(self, name: str) -> str | None:
+        """GNU build ID of the shipped module."""
+        return next((module.build_id for module in self._kernel.modules if module.name == name), None)
 
 
 class Resolver:
     """Resolves references of one unit against the running kernel."""
 
-    def __init__(self, source: str, placement: Placement, exports: Exports, kallsyms: Kallsyms) -> None:
+    def __init__(self, kernel: Kernel, source: str, placement: Placement | ModulePlacement, modules: Modules) -> None:
+        self._kernel = kernel
         self._source = source
         self._placement = placement
-        self._exports = exports
-        self._kallsyms = kallsyms
+        self._modules = modules
 
     def resolve(self, target: Element | External) -> Resolution | Refusal:
         """The way to `target`, an original element of the unit or a symbol of another one."""
         name = target.name
         outside = isinstance(target, External) or target.is_global
-        export = self._exports.get(name) if outside else None
+        export = self._kernel.exports.get(name) if outside else None
         if export is not None and export.owner == VMLINUX:
             return Resolution(Way.EXPORT, name, crc=export.crc, namespace=export.namespace)
-        if isinstance(target, External):
-            addresses = self._placement.external_addresses(name)
-            if not addresses:
-                return self._missing(target, export.owner if export else "")
-        else:
-            addresses = self._placement.addresses(target)
-        return self._by_position(name, addresses)
+        if isinstance(target, Element):
+            return self._own(target)
+        home = self._placement.object
+        if isinstance(self._placement, ModulePlacement):
+            position = self._placement.external_sympos(name)
+            if position is not None:
+                return self._klp(name, position, home)
+            if export is not None and export.owner in self._modules.depends(home):
+                return self._exported_by(export.owner, name)
+        return self._vmlinux(target, export.owner if export else "")
 
     def sympos(self, element: Element) -> int | Refusal:
         """The position among equal names of an original function that is to be replaced."""
-        found = self._by_position(element.name, self._placement.addresses(element))
+        found = self._own(element)
         return found if isinstance(found, Refusal) else found.sympos
 
-    def _by_position(self, name: str, addresses: tuple[int, ...]) -> Resolution | Refusal:
+    def _own(self, element: Element) -> Resolution | Refusal:
+        """An element of this very unit."""
+        if isinstance(self._placement, Placement):
+            return self._by_address(element.name, self._placement.addresses(element))
+        position = self._placement.sympos(element)
+        return self._klp(element.name, position, self._placement.object)
+
+    def _exported_by(self, module: str, name: str) -> Resolution | Refusal:
+        shipped = self._modules.shipped(module)
+        place = shipped.exported_place(name)
+        return self._klp(name, shipped.sympos(name, place) if place else None, module)
+
+    def _vmlinux(self, target: External, exporter: str) -> Resolution | Refusal:
+        """A symbol of vmlinux that it does not export; ordinary modules cannot reach it, a livepatch can."""
+        found = tuple(s.address for s in self._kernel.vmlinux.named(target.name) if s.bind != STB_LOCAL)
+        return self._by_address(target.name, found) if found else self._missing(target, exporter)
+
+    def _by_address(self, name: str, addresses: tuple[int, ...]) -> Resolution | Refusal:
         if len(addresses) != 1:
             return self._refusal(
                 RefusalCode.AMBIGUOUS_SYMBOL,
                 f"the kernel has {len(addresses)} symbols {name} that this file may mean",
                 name,
             )
-        position = self._kallsyms.sympos(name, addresses[0])
+        return self._klp(name, self._kernel.kallsyms.sympos(name, addresses[0]), VMLINUX)
+
+    def _klp(self, name: str, position: int | None, home: str) -> Resolution | Refusal:
         if position is None or len(name) > MAX_KLP_NAME:
             return self._refusal(
                 RefusalCode.UNRESOLVED,
-                f"{name} is not in the running kernel's symbol table, so a livepatch cannot reach it",
+                f"{name} is not in the symbol table of {home}, or not always at the same place, so a livepatch cannot reach it",
                 name,
             )
-        return Resolution(Way.KLP, name, position)
+        owner = VMLINUX if home == VMLINUX else self._placement.object
+        return Resolution(Way.KLP, name, position, object=home, owner=owner)
 
-    def _missing(self, target: External, owner: str) -> Refusal:
-        if owner:
+    def _missing(self, target: External, exporter: str) -> Refusal:
+        if exporter:
             return self._refusal(
                 RefusalCode.MODULE_EXPORT,
-                f"{target.name} is exported by the module {owner}; built-in code cannot depend on it",
+                f"{target.name} is exported by the module {exporter}, which need not be there when {self._placement.object} is",
                 target.name,
             )
         if target.weak:

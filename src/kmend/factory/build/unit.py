@@ -107,7 +107,12 @@ class Reference:
 class Unit:
     """The elements of one object file."""
 
-    def __init__(self, source: str, image: ObjectFile) -> None:
+    def __init__(self, source: str, image: ObjectFile, *, with_references: bool = True) -> None:
+        """Cut `image` into elements.
+
+        Args:
+            with_references: work out every element's references now; a large module is only asked for a few slices.
+        """
         self.source = source
         self.image = image
         self.elements: list[Element] = []
@@ -115,10 +120,11 @@ class Unit:
         self._in_section: dict[int, list[Element]] = {}
         self._anonymous: dict[tuple[int, int, int], Element] = {}
         self._ends = InstructionEnds()
+        self._relocations: dict[int, tuple[list[int], list[Relocation]]] = {}
         for section in image.sections:
             if section.allocated:
                 self._cut(section)
-        for element in list(self.elements):
+        for element in list(self.elements) if with_references else ():
             element.references = self._references(element.section, element.start, element.size)
 
     @property
@@ -204,11 +210,20 @@ class Unit:
 
     def _references(self, section: Section, start: int, size: int) -> list[Reference]:
         found = []
-        for entry in _relocations_in(section, start, size):
+        for entry in self._relocations_in(section, start, size):
             if RELOCATION_WIDTH.get(entry.type) == 0:
                 continue
             found.append(self.reference(section, start, size, entry))
         return found
+
+    def _relocations_in(self, section: Section, start: int, size: int) -> list[Relocation]:
+        """The section's relocations in that range, by rising offset."""
+        known = self._relocations.get(id(section))
+        if known is None:
+            ordered = sorted(section.relocations, key=lambda entry: entry.offset)
+            known = self._relocations[id(section)] = ([entry.offset for entry in ordered], ordered)
+        offsets, ordered = known
+        return ordered[bisect.bisect_left(offsets, start) : bisect.bisect_left(offsets, start + size)]
 
     def reference(self, section: Section, start: int, size: int, entry: Relocation) -> Reference:
         """Work out one relocation of the element `[start, start + size)` of `section`."""
@@ -227,9 +242,3 @@ class Unit:
             return Reference(entry.offset - start, entry.type, element, base + entry.addend + bias, bias)
         element, inside = self.element_at(symbol.section, position)
         return Reference(entry.offset - start, entry.type, element, inside, bias)
-
-
-def _relocations_in(section: Section, start: int, size: int) -> list[Relocation]:
-    return sorted(
-        (entry for entry in section.relocations if start <= entry.offset < start + size), key=lambda entry: entry.offset
-    )

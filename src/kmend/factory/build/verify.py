@@ -24,7 +24,7 @@ from kmend.factory.elf.constants import (
 )
 from kmend.factory.kernels.vmlinux import ImageSymbol, Vmlinux
 
-_NOT_LINKED = re.compile(
+NOT_LINKED = re.compile(
     r"__(?:exitcall|initcall|UNIQUE_ID|addressable|brk_reservation|func_stack_frame|trace_check|already_done|key|pfx|kstrtab)"
     r"|__.*_(?:exit|ksymtab)"
 )
@@ -49,6 +49,8 @@ class Mismatch:
 class Placement:
     """Where the elements of one unit lie in the shipped vmlinux."""
 
+    object = "vmlinux"
+
     def __init__(self, unit: Unit, vmlinux: Vmlinux) -> None:
         self._unit = unit
         self._vmlinux = vmlinux
@@ -60,7 +62,7 @@ class Placement:
         Names of files repeat in a kernel (without their folders), so the block's functions decide.
         """
         unit = self._unit
-        wanted = {e.name for e in unit.functions if not e.is_global and not _NOT_LINKED.match(e.name)}
+        wanted = {e.name for e in unit.functions if not e.is_global and not NOT_LINKED.match(e.name)}
         found = []
         for block in self._vmlinux.file_blocks(unit.source.rsplit("/", 1)[-1]):
             table: dict[str, list[ImageSymbol]] = {}
@@ -98,6 +100,11 @@ class Placement:
     def external_addresses(self, name: str) -> tuple[int, ...]:
         """Where the shipped vmlinux holds that global symbol."""
         return tuple(symbol.address for symbol in self._vmlinux.named(name) if symbol.bind != STB_LOCAL)
+
+    def is_traceable(self, element: Element) -> bool:
+        """Whether ftrace can attach to the shipped function."""
+        addresses = self.addresses(element)
+        return len(addresses) == 1 and addresses[0] in self._vmlinux.traceable
 
     def verify(self, element: Element) -> Mismatch | None:
         """None if the function is the shipped one, byte by byte and reference by reference."""
@@ -155,7 +162,7 @@ class Placement:
                 if self._same_constant(target, start)
                 else f"another constant than the shipped one at {reference.offset:#x}"
             )
-        if not expected and _NOT_LINKED.match(label):
+        if not expected and NOT_LINKED.match(label):
             return None
         if all((place + reference.target_offset) & _MASK != actual for place in expected):
             return f"the reference at offset {reference.offset:#x} leads to {label} here, to {actual:#x} in the shipped vmlinux"
