@@ -10,6 +10,7 @@ from kmend.lab.errors import (
     BootTimeoutError,
     CommandFailedError,
     CopyError,
+    FirmwareError,
     GuestError,
     GuestLostError,
     KernelPackageError,
@@ -20,6 +21,7 @@ from kmend.lab.errors import (
     TimeLimitError,
     UserlandError,
 )
+from kmend.lab.firmware import SecureBoot
 from kmend.lab.initramfs import Shape
 from kmend.lab.kernelpackage import UnpackedKernel, unpack
 from kmend.lab.qemu import HOST_ADDRESS
@@ -32,6 +34,7 @@ __all__ = [
     "CommandFailedError",
     "CopyError",
     "Definition",
+    "FirmwareError",
     "GuestError",
     "GuestLostError",
     "KernelPackageError",
@@ -41,6 +44,7 @@ __all__ = [
     "PowerOffError",
     "QemuError",
     "Result",
+    "SecureBoot",
     "Shape",
     "TimeLimitError",
     "UnpackedKernel",

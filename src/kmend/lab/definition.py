@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kmend.lab.errors import LabError
+from kmend.lab.firmware import SecureBoot
 from kmend.lab.initramfs import Shape
 from kmend.lab.kernelpackage import UnpackedKernel
 
@@ -36,6 +37,7 @@ class Definition:
         command_line: more words for the kernel's command line.
         packages: Debian packages that a full guest has besides the usual ones.
         accelerator: `kvm` or `tcg`; None takes KVM where it is known to work.
+        firmware: UEFI firmware with Secure Boot on; None boots without firmware, and without Secure Boot.
     """
 
     kernel: UnpackedKernel
@@ -47,6 +49,7 @@ class Definition:
     command_line: str = ""
     packages: tuple[str, ...] = ()
     accelerator: str | None = None
+    firmware: SecureBoot | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.processors <= 64 or not 128 <= self.memory_mib <= 1024 * 1024:

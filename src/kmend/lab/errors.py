@@ -23,6 +23,12 @@ class UserlandError(LabError):
     kind = "lab-userland"
 
 
+class FirmwareError(LabError):
+    """The UEFI firmware, or what prepares its variables, is missing or failed."""
+
+    kind = "lab-firmware"
+
+
 class QemuError(LabError):
     """QEMU is missing, or ended before the guest's kernel could start."""
 

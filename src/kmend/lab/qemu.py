@@ -47,6 +47,14 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class Flash:
+    """UEFI firmware in flash: its code, and the variables that it keeps."""
+
+    code: Path
+    variables: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A virtual machine as QEMU is told to make it.
 
@@ -55,6 +63,7 @@ class Machine:
         command_line: the kernel's.
         network: None for a machine without a network card; else ports of the host's loopback that the guest may reach.
         forwards: ports of the guest that the host reaches.
+        flash: UEFI firmware to start the kernel; None for QEMU's own.
     """
 
     accelerator: str
@@ -66,6 +75,7 @@ class Machine:
     disks: tuple[Disk, ...]
     network: tuple[int, ...] | None
     forwards: tuple[Forward, ...]
+    flash: Flash | None = None
 
     def arguments(self, console: str, channel: int) -> list[str]:
         """QEMU's command line.
@@ -80,6 +90,9 @@ class Machine:
         else:
             words += ["-accel", "tcg,thread=multi", "-cpu", "max"]
         words += ["-smp", str(self.cpus), "-m", f"{self.memory_mib}M"]
+        if self.flash is not None:
+            words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escaped(self.flash.code)}"]
+            words += ["-drive", f"if=pflash,unit=1,format=raw,file={_escaped(self.flash.variables)}"]
         words += ["-kernel", os.fspath(self.kernel), "-initrd", os.fspath(self.initramfs)]
         words += ["-append", self.command_line]
         words += ["-chardev", f"{console},id=console", "-serial", "chardev:console"]

@@ -18,6 +18,7 @@ from kmend.lab.errors import (
     PowerOffError,
     TimeLimitError,
 )
+from kmend.lab.firmware import SecureBoot, flash
 from kmend.lab.guest import Guest
 from kmend.lab.initramfs import Settings, Shape
 from kmend.lab.kernelpackage import UnpackedKernel, unpack
@@ -104,7 +105,7 @@ class Vm:
             BootTimeoutError: it did not come up in time (it is cut off then).
             PanicError, GuestLostError: its kernel panicked, or it ended.
             QemuError: QEMU is missing or does not start.
-            KernelPackageError, UserlandError: what it is made of cannot be made.
+            KernelPackageError, UserlandError, FirmwareError: what it is made of cannot be made.
         """
         limit = BOOT_SECONDS[self.definition.shape] if timeout is None else timeout
         for _ in range(_PORT_ATTEMPTS - 1):
@@ -328,6 +329,9 @@ class Vm:
             disks=self._disks(),
             network=network.to_host if network is not None else None,
             forwards=tuple(qemu.Forward(guest, host) for guest, host in self._forwards.items()),
+            flash=(
+                flash(definition.firmware, definition.kernel.image, self._folder.path) if definition.firmware else None
+            ),
         )
         self._guest = Guest(machine, self._folder.path, terminal=terminal)
         return self._guest
@@ -373,6 +377,7 @@ def boot(
     network: Network | None = None,
     command_line: str = "",
     packages: Sequence[str] = (),
+    firmware: SecureBoot | None = None,
     timeout: float | None = None,
 ) -> Vm:
     """Boot a kernel package (a path to its .deb, or already unpacked); a `Vm` to be used as a context manager.
@@ -390,6 +395,7 @@ def boot(
             network=network,
             command_line=command_line,
             packages=tuple(packages),
+            firmware=firmware,
         )
     )
     try:

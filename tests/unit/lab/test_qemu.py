@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from kmend.lab.errors import PortTakenError, QemuError
-from kmend.lab.qemu import Disk, Forward, Machine, Process, free_port, terminal_console
+from kmend.lab.qemu import Disk, Flash, Forward, Machine, Process, free_port, terminal_console
 
 
 def machine(accelerator: str = "tcg", network: tuple[int, ...] | None = None) -> Machine:
@@ -92,3 +93,11 @@ def test_it_is_killed(tmp_path: Path) -> None:
     assert process.status is None
     process.kill()
     assert process.status == -9
+
+
+def test_firmware() -> None:
+    words = dataclasses.replace(machine(), flash=Flash(Path("/code"), Path("/v,w"))).arguments("socket,fd=5", 4)
+    assert "if=pflash,unit=0,format=raw,readonly=on,file=/code" in words
+    assert "if=pflash,unit=1,format=raw,file=/v,,w" in words
+    assert "-kernel" in words
+    assert not [word for word in machine().arguments("socket,fd=5", 4) if "pflash" in word]

@@ -66,7 +66,13 @@ def _copies(words: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:
 
 
 def _definition(
-    package: Path, shape: str, modules: tuple[str, ...], cpus: int | None, memory: int, args: str
+    package: Path,
+    shape: str,
+    modules: tuple[str, ...],
+    cpus: int | None,
+    memory: int,
+    args: str,
+    trusted: tuple[Path, ...],
 ) -> lab.Definition:
     return lab.Definition(
         kernel=lab.unpack(package),
@@ -76,6 +82,7 @@ def _definition(
         modules=modules,
         network=lab.Network(),
         command_line=args,
+        firmware=lab.SecureBoot.from_files(trusted) if trusted else None,
     )
 
 
@@ -95,6 +102,14 @@ _copy = click.option(
 _cpus = click.option("--cpus", type=click.IntRange(1, 64), help="Default: 1 for micro, 2 for full.")
 _memory = click.option("--memory", type=click.IntRange(128), default=1024, show_default=True, help="In MiB.")
 _append = click.option("--append", "kernel_arguments", default="", metavar="WORDS", help="More kernel command line.")
+_secure_boot = click.option(
+    "--secure-boot",
+    "trusted",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="CERTIFICATE",
+    help="Boot under UEFI Secure Boot, with this X.509 certificate in db; repeatable.",
+)
 
 
 @command.command()
@@ -106,6 +121,7 @@ _append = click.option("--append", "kernel_arguments", default="", metavar="WORD
 @_cpus
 @_memory
 @_append
+@_secure_boot
 @click.option("--timeout", type=click.FloatRange(0, 86400), default=60.0, show_default=True, help="Seconds, for CMD.")
 @json_option
 @click.argument("words", nargs=-1, required=True, metavar="CMD...")
@@ -120,6 +136,7 @@ def run(
     cpus: int | None,
     memory: int,
     kernel_arguments: str,
+    trusted: tuple[Path, ...],
     timeout: float,
     as_json: bool,
     words: tuple[str, ...],
@@ -128,7 +145,7 @@ def run(
     try:
         pairs = _copies(copies)
         package = _chosen_package(kernel, deb)
-        with lab.Vm(_definition(package, shape, modules, cpus, memory, kernel_arguments)) as vm:
+        with lab.Vm(_definition(package, shape, modules, cpus, memory, kernel_arguments, trusted)) as vm:
             with step("prepare the guest"):
                 vm.prepare()
             vm.start()
@@ -184,6 +201,7 @@ def _run_in(vm: lab.Vm, words: tuple[str, ...], timeout: float, as_json: bool) -
 @_cpus
 @_memory
 @_append
+@_secure_boot
 @click.pass_context
 def shell(
     ctx: click.Context,
@@ -195,12 +213,13 @@ def shell(
     cpus: int | None,
     memory: int,
     kernel_arguments: str,
+    trusted: tuple[Path, ...],
 ) -> None:
     """Boot a kernel with a root shell on this terminal; the guest powers off when the shell ends."""
     try:
         pairs = _copies(copies)
         package = _chosen_package(kernel, deb)
-        with lab.Vm(_definition(package, shape, modules, cpus, memory, kernel_arguments)) as vm:
+        with lab.Vm(_definition(package, shape, modules, cpus, memory, kernel_arguments, trusted)) as vm:
             with step("prepare the guest"):
                 vm.prepare()
             vm.shell(pairs)
