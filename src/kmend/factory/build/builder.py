@@ -40,6 +40,7 @@ from kmend.factory.build.loader import simulate
 from kmend.factory.build.moduleview import ModulePlacement
 from kmend.factory.build.policy import check_functions, check_sections
 from kmend.factory.build.preflight import changed_sources, check_files
+from kmend.factory.build.promote import promote
 from kmend.factory.build.refusal import ALLOWABLE, NoChangeError, Refusal, RefusalCode, RefusedError
 from kmend.factory.build.resolve import VMLINUX, Modules, Resolver
 from kmend.factory.build.unit import External, Unit
@@ -62,6 +63,7 @@ class UnitReport:
     changed: tuple[str, ...]
     added: tuple[str, ...]
     removed: tuple[str, ...]
+    promoted: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,7 @@ def _unit(compiled: CompiledUnit) -> Unit:
 
 def _judge(kernel: Kernel, unit: _Unit, allowed: frozenset[tuple[RefusalCode, str]]) -> None:
     comparison = unit.comparison
+    promote(comparison, unit.placement)
     refusals, unit.proved = check_functions(comparison, unit.placement, allowed)
     included = [new for _, new in comparison.changed] + comparison.added
     more, unit.notes = check_sections(comparison, included)
@@ -327,6 +330,7 @@ def _assemble(
             tuple(old.name for old, _ in unit.comparison.changed if parent_name(old.name) is None),
             tuple(element.name for element in unit.comparison.added),
             tuple(unit.comparison.removed),
+            tuple(unit.comparison.promoted),
         )
         for unit in units
     )

@@ -79,7 +79,8 @@ class Comparison:
         changed: pairs (original, patched) of functions that differ, with the cold parts of changed functions.
         added: functions that are new.
         removed: names of functions that are gone.
-        original_of: `id` of a patched element -> its original.
+        original_of: `id` of a patched element -> its original; patched_of: the other way round.
+        promoted: functions that are replaced through their callers, with those callers' names; copied: their originals.
         refusals: why the difference cannot be taken.
     """
 
@@ -91,6 +92,9 @@ class Comparison:
     original_of: dict[int, Element] = field(default_factory=dict)
     entries: dict[int, list[Entry]] = field(default_factory=dict)
     changed_ids: set[int] = field(default_factory=set)
+    patched_of: dict[int, Element] = field(default_factory=dict)
+    promoted: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    copied: list[Element] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
     @property
@@ -260,7 +264,13 @@ def compare(original: Unit, patched: Unit) -> Comparison:
     """
     matcher = _Matcher(original, patched)
     matcher.correlate()
-    result = Comparison(original, patched, original_of=matcher.original_of, entries=matcher.patched_entries)
+    result = Comparison(
+        original,
+        patched,
+        original_of=matcher.original_of,
+        patched_of=matcher.patched_of,
+        entries=matcher.patched_entries,
+    )
     changed: dict[int, tuple[Element, Element]] = {}
     for old in original.functions:
         new = matcher.patched_of.get(id(old))

@@ -4,9 +4,9 @@ A livepatch's transition waits for every task in the task list. A task that `rel
 but goes on through the rest of `do_exit()` into its last `schedule()`; if it runs a replaced function, the module must stay, or
 the task returns into freed memory. So a level that replaces any of these is pinned until reboot.
 
-The set is an over-approximation: everything reached by direct calls from `exit_notify()` and `release_task()` and from what
-`do_exit()` calls after `exit_notify()`, and all of `kernel/sched/`, which is also entered through pointers (`kernel/exit.c`,
-`do_exit`, Linux 6.1).
+The set is an over-approximation: everything reached by direct calls from `release_task()` and `do_task_dead()` and from what
+`do_exit()` calls, except what it certainly calls before `exit_notify()`; and all of `kernel/sched/`, which is also entered
+through pointers (`kernel/exit.c`, `do_exit`, Linux 6.1).
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ import numpy.typing as npt
 from kmend.factory.kernels.prepared import Kernel
 
 _ROOTS = ("exit_notify", "release_task", "do_task_dead", "make_task_dead")
+_BEFORE = frozenset(
+    {
+        "__io_uring_cancel", "exit_signals", "sync_mm_rss", "acct_update_integrals", "hrtimer_cancel", "exit_itimers",
+        "acct_collect", "tty_audit_exit", "audit_free", "__audit_free", "taskstats_exit", "exit_mm", "exit_mm_release",
+        "mm_update_next_owner", "mmput", "acct_process", "exit_sem", "exit_shm", "exit_files", "exit_fs", "disassociate_ctty",
+        "exit_task_namespaces", "task_work_run", "exit_thread", "perf_event_exit_task", "sched_autogroup_exit_task",
+        "cgroup_exit", "flush_ptrace_hw_breakpoint", "exit_tasks_rcu_start", "ptrace_notify", "zap_pid_ns_processes",
+        "exit_ptrace", "group_send_sig_info", "exit_oom_victim",
+    }
+)  # fmt: skip
+"""What `do_exit()` calls, itself or through functions inlined into it, while the task is still in the task list (6.1)."""
 _FOLDERS = ("kernel/sched/",)
 
 
@@ -46,7 +57,7 @@ class _Calls:
                 self.names.setdefault(symbol.address, []).append(symbol.name)
         self._addresses = {name: address for address, names in self.names.items() for name in names}
         self._starts = np.array(sorted(self.names), dtype=np.uint64)
-        places, targets = kernel.vmlinux.branches()
+        places, targets = kernel.vmlinux.branches(self._starts)
         callers = self._function_of(places)
         order = np.argsort(callers, kind="stable")
         self._callers, self._places = callers[order], places[order]
@@ -72,12 +83,13 @@ def exit_path(kernel: Kernel) -> frozenset[str]:
     calls = _Calls(kernel)
     found = {address for address in map(calls.address, (*_ROOTS, "do_exit")) if address is not None}
     todo = [address for address in map(calls.address, _ROOTS) if address is not None]
-    do_exit, notify = calls.address("do_exit"), calls.address("exit_notify")
+    do_exit = calls.address("do_exit")
     if do_exit is not None:
-        references = calls.from_function(do_exit)
-        # exit_notify() is inlined in some builds; then nothing in do_exit() is known to come before it.
-        after = next((place for place, callee in references if callee == notify), 0)
-        todo += [callee for place, callee in references if place > after]
+        todo += [
+            callee
+            for _, callee in calls.from_function(do_exit)
+            if not _BEFORE.intersection(calls.names.get(callee, ()))
+        ]
     found.update(todo)
     while todo:
         fresh = {callee for _, callee in calls.from_function(todo.pop())} - found

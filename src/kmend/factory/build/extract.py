@@ -28,12 +28,11 @@ from kmend.factory.build.special import (
     replacement_of,
     unwind_entries,
 )
-from kmend.factory.build.unit import Element, External, Kind, Reference
+from kmend.factory.build.unit import Element, External, Kind, Reference, is_branch
 from kmend.factory.elf import ObjectFile, Relocation, Section, Symbol
 from kmend.factory.elf.constants import (
     R_X86_64_64,
     R_X86_64_PC32,
-    R_X86_64_PLT32,
     RELOCATION_WIDTH,
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -345,16 +344,9 @@ class _UnitExtraction:
         if without_identity(target):
             return not never_copied(target.section.name)
         if target.is_function and id(target) in self._comparison.changed_ids:
-            branch = reference.type in (R_X86_64_PC32, R_X86_64_PLT32) and holder.section.executable
             # A pointer that the kernel may keep must be the original's: it outlives this module, and ftrace leads it here.
-            return branch and self._is_branch(holder, reference)
+            return is_branch(holder, reference)
         return id(target) not in self._comparison.original_of and not never_copied(target.section.name)
-
-    def _is_branch(self, holder: Element, reference: Reference) -> bool:
-        before = holder.content[max(0, reference.offset - 2) : reference.offset]
-        return before[-1:] in (b"\xe8", b"\xe9") or (
-            len(before) == 2 and before[0] == 0x0F and 0x80 <= before[1] <= 0x8F
-        )
 
     def _may_come(self, target: Element, why: str) -> bool:
         """Whether the element may be copied; if not, it is refused, once."""

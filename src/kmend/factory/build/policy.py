@@ -38,11 +38,11 @@ def check_functions(
             kept.append((old, new))
         elif (refusal.code, old.name) not in allowed:
             refusals.append(refusal)
-    for old, _ in kept:
+    for old in [*(old for old, _ in kept), *comparison.copied]:
         mismatch = placement.verify(old)
         if mismatch is None:
             proved.append(old.name)
-            if parent_name(old.name) is None:
+            if parent_name(old.name) is None and old not in comparison.copied:
                 refusals += _trace_refusal(comparison.original.source, old, placement)
         elif mismatch.overridden:
             refusals.append(
@@ -56,7 +56,7 @@ def check_functions(
             refusals.append(
                 _function_refusal(
                     RefusalCode.ORIGINAL_DIFFERS, comparison.original.source, old,
-                    f"the original {old.name}, compiled here, differs from the one in the shipped {placement.object}: {mismatch.reason}",
+                    f"the original {old.name} differs from the one in the shipped {placement.object}: {mismatch.reason}",
                 )
             )  # fmt: skip
     comparison.changed[:] = kept

@@ -52,6 +52,8 @@ def explain(built: Built) -> Iterator[str]:
                     f"  {name} changes from {function.old_size} to {function.new_size} bytes and is replaced "
                     f"(sympos {function.sympos}){equal}"
                 )
+        for name, callers in unit.promoted:
+            yield f"  {name} cannot be redirected itself; replaced through {', '.join(callers)}"
         for name in unit.added:
             yield f"  {name} is new"
         for name in unit.removed:

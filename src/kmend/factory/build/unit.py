@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from kmend.factory.elf import ElfError, ObjectFile, Relocation, Section, Symbol
 from kmend.factory.elf.constants import (
     PC_RELATIVE,
+    R_X86_64_PC32,
+    R_X86_64_PLT32,
     RELOCATION_WIDTH,
     SHF_MERGE,
     SHT_NOBITS,
@@ -242,3 +244,11 @@ class Unit:
             return Reference(entry.offset - start, entry.type, element, base + entry.addend + bias, bias)
         element, inside = self.element_at(symbol.section, position)
         return Reference(entry.offset - start, entry.type, element, inside, bias)
+
+
+def is_branch(holder: Element, reference: Reference) -> bool:
+    """Whether a reference is a direct call or jump, and not an address that is computed with or kept."""
+    if reference.type not in (R_X86_64_PC32, R_X86_64_PLT32) or not holder.section.executable:
+        return False
+    before = holder.content[max(0, reference.offset - 2) : reference.offset]
+    return before[-1:] in (b"\xe8", b"\xe9") or (len(before) == 2 and before[0] == 0x0F and 0x80 <= before[1] <= 0x8F)

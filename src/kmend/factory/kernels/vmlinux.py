@@ -38,8 +38,8 @@ SYMBOL = np.dtype(
 """`Elf64_Sym` as numpy sees it."""
 RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
 """`Elf64_Rela`: the two halves of `r_info` are type and symbol."""
-CALL, JUMP, CONDITIONAL = 0xE8, 0xE9, 0x80
-"""Opcode bytes before the displacement of `call`, `jmp`, and (high half of the second one) `jcc`."""
+CALL, JUMP, CONDITIONAL, SHORT_JUMP = 0xE8, 0xE9, 0x80, 0xEB
+"""Opcode bytes before the displacement of `call`, `jmp`, (high half of the second one) `jcc`, and of the short `jmp`."""
 _UNWANTED = (".orc_unwind", ".orc_unwind_ip", ".orc_lookup")
 
 
@@ -273,25 +273,42 @@ class Vmlinux:
             for entry in self._relocations[int(low) : int(high)]
         )
 
-    def branches(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Place and target of every direct call and jump between functions, as two equal long arrays.
+    def branches(self, starts: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Place and target of every direct call and jump between functions of `.text`, as two equal long arrays.
 
-        The linker kept a relocation for each, except where both ends lie in one section of one object file.
+        Where both ends lie in one section of one object file the assembler has resolved a branch itself, and no relocation is
+        left; those are found by looking at every byte that could be such an opcode. A few bytes inside other instructions look
+        like one and lead to a function's start by chance, so the result holds a little too much, never too little.
+
+        Args:
+            starts: where functions start, rising.
         """
-        places, targets = [], []
-        for section in self.sections:
-            if not section.executable:
-                continue
-            low, high = np.searchsorted(
-                self._relocation_offsets, [np.uint64(section.address), np.uint64(section.address + section.size)]
-            )
-            chosen = self._relocations[int(low) : int(high)]
-            chosen = chosen[np.isin(chosen["type"], (R_X86_64_PC32, R_X86_64_PLT32))]
-            before = self._image[section.offset + (chosen["offset"] - np.uint64(section.address + 1)).astype(np.int64)]
-            chosen = chosen[(before == CALL) | (before == JUMP) | ((before & 0xF0) == CONDITIONAL)]
-            places.append(chosen["offset"])
-            targets.append(self._symbols["value"][chosen["symbol"]] + (chosen["addend"] + 4).astype(np.uint64))
-        return np.concatenate(places), np.concatenate(targets)
+        section = next(section for section in self.sections if section.name == ".text")
+        low, high = np.searchsorted(
+            self._relocation_offsets, [np.uint64(section.address), np.uint64(section.address + section.size)]
+        )
+        chosen = self._relocations[int(low) : int(high)]
+        chosen = chosen[np.isin(chosen["type"], (R_X86_64_PC32, R_X86_64_PLT32))]
+        code = np.asarray(self._image[section.offset : section.offset + section.size])
+        before = code[(chosen["offset"] - np.uint64(section.address + 1)).astype(np.int64)]
+        chosen = chosen[(before == CALL) | (before == JUMP) | ((before & 0xF0) == CONDITIONAL)]
+        places = [chosen["offset"]]
+        targets = [self._symbols["value"][chosen["symbol"]] + (chosen["addend"] + 4).astype(np.uint64)]
+        near = np.flatnonzero((code[:-4] == CALL) | (code[:-4] == JUMP)) + 1
+        conditional = np.flatnonzero((code[:-6] == 0x0F) & ((code[1:-5] & 0xF0) == CONDITIONAL)) + 2
+        wide = np.concatenate([near, conditional])
+        displacement = sum(code[wide + n].astype(np.int64) << (8 * n) for n in range(4))
+        displacement = np.where(displacement >= 1 << 31, displacement - (1 << 32), displacement)
+        short = np.flatnonzero(code[:-1] == SHORT_JUMP) + 1
+        ends = np.concatenate([wide + 4, short + 1])
+        displacement = np.concatenate([displacement, code[short].astype(np.int8).astype(np.int64)])
+        reached = (ends + displacement).astype(np.uint64) + np.uint64(section.address)
+        exact = starts[np.minimum(np.searchsorted(starts, reached), len(starts) - 1)] == reached
+        places.append((ends[exact] - 1).astype(np.uint64) + np.uint64(section.address))
+        targets.append(reached[exact])
+        found, leads = np.concatenate(places), np.concatenate(targets)
+        inside = (leads >= np.uint64(section.address)) & (leads < np.uint64(section.address + section.size))
+        return found[inside], leads[inside]
 
     @cached_property
     def traceable(self) -> frozenset[int]:
