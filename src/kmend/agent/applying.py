@@ -19,10 +19,11 @@ from kmend.agent.journal import State
 from kmend.agent.livekernel import BlockingTask
 from kmend.agent.quarantine import Entry
 from kmend.agent.session import Session
-from kmend.core.errors import SystemProblemError
+from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.manifest import Manifest, sha256_hex
 from kmend.trust import module_signature
 from kmend.trust.errors import MismatchError
+from kmend.trust.signer import signer_of
 
 _FIRST_POLL = 0.02
 _LAST_POLL = 0.5
@@ -31,15 +32,7 @@ _PATIENCE = 5.0
 _KERNEL_SAYS = {
     errno.EPERM: (
         "the kernel does not let this process load modules",
-        "run kmend as root; see kernel.modules_disabled",
-    ),
-    errno.EKEYREJECTED: (
-        "the kernel rejects the module's signature",
-        "the signer's certificate is not among the keys that this kernel trusts: enrol it (MOK or db)",
-    ),
-    errno.ENOKEY: (
-        "the kernel has no key for the module's signature",
-        "enrol the signer's certificate (MOK or db), or set repository.signer to a signer whose key is enrolled",
+        "see what confines it: SystemCallFilter and ProtectKernelModules of its service, or a security module",
     ),
     errno.EBADMSG: ("the kernel cannot read the module's signature", "ask the publisher to sign it again"),
     errno.EBUSY: (
@@ -57,6 +50,14 @@ _KERNEL_SAYS = {
     errno.ENOENT: ("a symbol that the livepatch needs is not in this kernel", "see the kernel's log"),
     errno.ENOEXEC: ("the module is not of the form that this kernel loads", "see the kernel's log"),
     errno.ENOMEM: ("the kernel has no memory for the module", "free some and try again"),
+}
+
+
+_SIGNATURE_SAYS = {
+    # What kernel/module/signing.c (module_sig_check) answers to a signature that does not satisfy it.
+    errno.EPERM: "this kernel is locked down (Secure Boot), and does not trust the module's signature",
+    errno.EKEYREJECTED: "the kernel rejects the module's signature",
+    errno.ENOKEY: "the kernel has no key for the module's signature",
 }
 
 
@@ -188,7 +189,7 @@ def apply(
         place_hold(session, hold)
     start = session.clock.uptime()
     try:
-        _load(session, manifest, joined, digest)
+        _load(session, manifest, joined, digest, signature)
         watch_transition(session)
     except (TerminatedError, KeyboardInterrupt):
         if session.journal.state is not State.IDLE:
@@ -257,13 +258,13 @@ def names(tasks: tuple[BlockingTask, ...]) -> str:
     return shown + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")
 
 
-def _load(session: Session, manifest: Manifest, joined: bytes, digest: str) -> None:
+def _load(session: Session, manifest: Manifest, joined: bytes, digest: str, signature: bytes) -> None:
     session.journal.begin_loading()
     failpoint.reach("finit.before")
     try:
         session.host.loader().load(joined, digest)
     except OSError as problem:
-        says, hint = _KERNEL_SAYS.get(problem.errno or 0, ("the kernel refuses the module", "see the kernel's log"))
+        says, hint = _kernel_says(session, problem.errno or 0, signature)
         code = errno.errorcode.get(problem.errno or 0, str(problem.errno))
         message = f"level {manifest.level} was not loaded: {says} ({code})"
         session.journal.refuse(message)
@@ -273,6 +274,28 @@ def _load(session: Session, manifest: Manifest, joined: bytes, digest: str) -> N
         raise
     failpoint.reach("finit.after")
     session.journal.begin_transition()
+
+
+def _kernel_says(session: Session, number: int, signature: bytes) -> tuple[str, str]:
+    """What the kernel's answer means, and what to do.
+
+    EPERM has two meanings, and preflight has excluded the other one: this process may load modules.
+    """
+    about_signature = number in _SIGNATURE_SAYS and (number != errno.EPERM or session.facts().signatures_enforced)
+    if not about_signature:
+        return _KERNEL_SAYS.get(number, ("the kernel refuses the module", "see the kernel's log"))
+    try:
+        signer = signer_of(signature)
+    except MalformedError:
+        return _SIGNATURE_SAYS[number], "the signature cannot be read: have the module signed again"
+    hint = (
+        "enrol that certificate as a machine owner key (mokutil --import, then restart) or in the firmware's db, "
+        "or set repository.signer to a signer whose certificate is enrolled; the kernel's log may say more"
+    )
+    return (
+        f"{_SIGNATURE_SAYS[number]}, which is by the certificate {signer.name!r} with serial number {signer.serial}",
+        hint,
+    )
 
 
 def _refuse(refusals: tuple[preflight.Refusal, ...]) -> None:

@@ -37,6 +37,12 @@ class RepositoryConfig:
     root: str = "/etc/kmend/root.json"
     signer: str = ""
 
+    def __post_init__(self) -> None:
+        if self.url and urlsplit(self.url).scheme not in ("https", "http", "file"):
+            raise MalformedError(f"url has the scheme {urlsplit(self.url).scheme!r}; https, http and file can be read")
+        if not self.root.startswith("/"):
+            raise MalformedError("root must be an absolute path")
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
@@ -84,11 +90,6 @@ class Config:
     repository: RepositoryConfig = field(default_factory=RepositoryConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     timing: TimingConfig = field(default_factory=TimingConfig)
-
-    def __post_init__(self) -> None:
-        scheme = urlsplit(self.repository.url).scheme
-        if self.repository.url and scheme not in ("https", "http", "file"):
-            raise MalformedError(f"repository.url has the scheme {scheme!r}; https, http and file can be read")
 
 
 def read_config(folder: Path) -> Config:

@@ -127,6 +127,8 @@ OPEN = (State.ARMED, *LOADED, State.DISABLING)
 class Journal:
     """The one open intent, on disk.
 
+    `found` is what a later command says when it finds out that a change has happened without anybody recording it.
+
     Args:
         folder: where `intent.json` lies.
         boot_id: of this boot; records carry it.
@@ -197,16 +199,15 @@ class Journal:
         self._advance("begin_loading", State.LOADING, "handing the module to the kernel")
 
     @_change(State.LOADING, to=State.TRANSITIONING)
-    def begin_transition(self, *, recovered: bool = False) -> None:
+    def begin_transition(self, *, found: str = "") -> None:
         """The kernel took the module and switches tasks over."""
-        self._advance("begin_transition", State.TRANSITIONING, "the kernel took the module", recovered=recovered)
+        self._advance("begin_transition", State.TRANSITIONING, "the kernel took the module", found)
 
     @_change(State.TRANSITIONING, to=State.SOAKING)
-    def begin_soak(self, soak_until: int, *, recovered: bool = False) -> None:
+    def begin_soak(self, soak_until: int, *, found: str = "") -> None:
         """The transition is over and confirmed; the level is in force, and being tried."""
         self.intent = replace(self.opened, soak_until=soak_until)
-        message = f"level {self.intent.level} is in force"
-        self._advance("begin_soak", State.SOAKING, message, recovered=recovered)
+        self._advance("begin_soak", State.SOAKING, f"level {self.intent.level} is in force", found)
 
     @_change(State.SOAKING, to=State.IDLE)
     def settle(self) -> None:
@@ -230,9 +231,9 @@ class Journal:
         self._advance("begin_disabling", State.DISABLING, "taking the livepatch off")
 
     @_change(State.DISABLING, to=State.IDLE)
-    def finish_disabling(self, *, recovered: bool = False) -> None:
+    def finish_disabling(self, *, found: str = "") -> None:
         """The livepatch is off."""
-        self._close("finish_disabling", "the livepatch is off", recovered=recovered)
+        self._close("finish_disabling", found or "the livepatch is off", recovered=bool(found))
 
     @_change(*OPEN, to=State.IDLE)
     def lapse(self, message: str, *, undone: bool) -> None:
@@ -269,8 +270,9 @@ class Journal:
         """A hold that was written for an act which then did not happen goes away again."""
         self._quarantine.remove_by_intent(self.opened.id)
 
-    def _advance(self, event: str, state: State, message: str, *, recovered: bool = False) -> None:
-        self._store(event, replace(self.opened, state=state, changed=self._clock.now()), message, recovered=recovered)
+    def _advance(self, event: str, state: State, message: str, found: str = "") -> None:
+        intent = replace(self.opened, state=state, changed=self._clock.now())
+        self._store(event, intent, found or message, recovered=bool(found))
 
     def _store(self, event: str, intent: Intent, message: str, *, recovered: bool = False) -> None:
         statefile.save(self._path, intent)

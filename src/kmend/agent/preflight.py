@@ -181,8 +181,10 @@ def load_refusals(
         refusals.append(
             Refusal(
                 "unsigned",
-                "this kernel loads only signed modules, and the repository has no signature for this one",
-                "set repository.signer, or ask the publisher",
+                "this kernel loads only signed modules (Secure Boot, or module.sig_enforce), "
+                "and the repository has no signature for this one",
+                "sign it with a key whose certificate is enrolled on this host (kmend-factory keys sign-modules) and name "
+                "that signer in repository.signer, or ask the publisher",
             )
         )
     return tuple(refusals)

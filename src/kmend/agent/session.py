@@ -155,17 +155,17 @@ class Session:
         elif decision.action is Action.CONCLUDE_NOTHING:
             journal.conclude_nothing(message, recovered=True)
         elif decision.action is Action.ADOPT_TRANSITION:
-            journal.begin_transition(recovered=True)
+            journal.begin_transition(found=message)
         elif decision.action is Action.ADOPT_FINISHED:
             if journal.state is State.LOADING:
-                journal.begin_transition(recovered=True)
-            self.confirm(recovered=True)
+                journal.begin_transition()
+            self.confirm(found=message)
         elif decision.action is Action.ADOPT_DISABLED:
-            journal.finish_disabling(recovered=True)
+            journal.finish_disabling(found=message)
         elif decision.action is Action.SETTLE:
             self.settle()
 
-    def confirm(self, *, recovered: bool = False) -> str:
+    def confirm(self, *, found: str = "") -> str:
         """Hold what the kernel shows against the manifest, and begin the soak; returns what is wrong, empty if nothing."""
         intent = self.journal.opened
         manifest = self.store.manifest(intent.module)
@@ -186,9 +186,9 @@ class Session:
                 problem = f"the kernel has not patched {', '.join(sorted(patch.unapplied))}"
         failpoint.reach("confirmed")
         if problem:
-            self.journal.condemn(Cause.UNCONFIRMED, problem, recovered=recovered)
+            self.journal.condemn(Cause.UNCONFIRMED, problem, recovered=bool(found))
         else:
-            self.journal.begin_soak(int(self.clock.uptime()) + self.config.timing.soak, recovered=recovered)
+            self.journal.begin_soak(int(self.clock.uptime()) + self.config.timing.soak, found=found)
         return problem
 
     def settle(self) -> None:

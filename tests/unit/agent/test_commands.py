@@ -12,6 +12,14 @@ from tests.unit.agent.conftest import Machine, Published, configure_for, publish
 from tests.unit.sample_livepatch import OTHER_BUILD_ID, fix, livepatch
 
 from kmend.agent.recovery import TAINT_DIE
+from kmend.trust.signing import modules
+
+
+def lockdown(machine: Machine) -> None:
+    """As under Secure Boot."""
+    path = machine.paths.sys / "kernel/security/lockdown"
+    path.parent.mkdir(parents=True)
+    path.write_text("none [integrity] confidentiality")
 
 
 def only(machine: Machine) -> str:
@@ -241,6 +249,40 @@ def test_kernel_refuses(machine: Machine, code: int, words: str) -> None:
     assert machine.kernel.active() == []
     assert machine.json("status")["state"] == "idle"
     machine.must("update")
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EKEYREJECTED, errno.ENOKEY])
+def test_the_certificate_that_would_have_to_be_enrolled_is_named(
+    machine: Machine, published: Published, code: int
+) -> None:
+    lockdown(machine)
+    machine.kernel.refuse(code)
+    assert machine.run("update") == 1
+    certificate = modules.read_certificate((published.keys / "module/module.x509").read_bytes())
+    serial = f"{certificate.serial_number:x}"
+    serial = serial.zfill(len(serial) + len(serial) % 2)
+    assert f"'kmend module signing key' with serial number {serial} (" in machine.err
+    assert "mokutil --import" in machine.err
+    assert ("locked down" in machine.err) == (code == errno.EPERM)
+
+
+def test_a_signature_that_nobody_can_read(machine: Machine, published: Published, tmp_path: Path) -> None:
+    repository = tmp_path / "mirror"
+    shutil.copytree(published.folder, repository)
+    for path in repository.glob("signatures/*/*"):
+        path.write_bytes(b"\x30\x00")
+    configure_for(machine, repository, published.root)
+    lockdown(machine)
+    machine.kernel.refuse(errno.EPERM)
+    assert machine.run("update") == 1
+    assert "signature cannot be read" in machine.err
+
+
+def test_permission_has_other_reasons_where_signatures_are_not_enforced(machine: Machine) -> None:
+    machine.kernel.refuse(errno.EPERM)
+    assert machine.run("update") == 1
+    assert "does not let this process load modules (EPERM)" in machine.err
+    assert "SystemCallFilter" in machine.err
 
 
 def test_rollback_that_the_kernel_refuses_leaves_no_hold(machine: Machine) -> None:

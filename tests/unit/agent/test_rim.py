@@ -92,6 +92,8 @@ def test_drop_ins_win_in_the_order_of_their_names(tmp_path: Path) -> None:
         ("[timing]\nsoak = -1\n", "soak must be"),
         ("[timing]\nsoak = 99999999999\n", "soak must be"),
         ('[repository]\nurl = "gopher://x"\n', "scheme 'gopher'"),
+        ('[repository]\nroot = "root.json"\n', "absolute"),
+        ('[repository]\nurl = "http://[::1"\n', "url"),
         ("timing = 3\n", "must be a section"),
         ("[[[", "not valid TOML"),
         ("\x00", "not valid TOML"),
