@@ -24,6 +24,7 @@ from kmend.lab.errors import (
 from kmend.lab.firmware import SecureBoot
 from kmend.lab.initramfs import Shape
 from kmend.lab.kernelpackage import UnpackedKernel, unpack
+from kmend.lab.modules import modules_to_load
 from kmend.lab.qemu import HOST_ADDRESS
 from kmend.lab.vm import Vm, boot
 
@@ -51,5 +52,6 @@ __all__ = [
     "UserlandError",
     "Vm",
     "boot",
+    "modules_to_load",
     "unpack",
 ]

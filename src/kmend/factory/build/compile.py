@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,29 +59,53 @@ def compile_original(kernel: Kernel, source: str) -> CompiledUnit:
     if not record.exists():
         with locked(kernel.folder / "tree.lock"):
             if not record.exists():
-                _make_original(kernel, source, kept, record)
+                _make_original(kernel, source, kept)
     return CompiledUnit(source, kept.read_bytes(), record.read_text())
 
 
-def _make_original(kernel: Kernel, source: str, kept: Path, record: Path) -> None:
-    tree = kernel.tree.path
+def compile_originals(kernel: Kernel, sources: Sequence[str]) -> None:
+    """Make and keep the originals of many files by one run of `make`, which is several times quicker than one for each.
+
+    What does not compile is left for `compile_original` to tell of.
+    """
+    with locked(kernel.folder / "tree.lock"):
+        kept = {source: kernel.originals / object_path(source) for source in sources}
+        missing = [source for source, path in kept.items() if not path.with_suffix(".cmd").exists()]
+        if not missing:
+            return
+        try:
+            kernel.tree.make("--keep-going", *(object_path(source) for source in missing), timeout=6 * COMPILE_TIMEOUT)
+        except ProgramFailedError:
+            missing = [source for source in missing if (kernel.tree.path / object_path(source)).exists()]
+        for source in missing:
+            _keep_original(kernel, source, kept[source])
+
+
+def _make_original(kernel: Kernel, source: str, kept: Path) -> None:
     target = object_path(source)
-    noted = (tree / target).parent / f".{Path(target).name}.cmd"
     try:
         kernel.tree.make(target, timeout=COMPILE_TIMEOUT)
-        match = _COMMAND.search(noted.read_text())
     except ProgramFailedError as problem:
         raise CompileError(
             f"the distro's own {source} does not compile here: {problem.message}",
             hint="prune the prepared kernel and prepare it again; if that fails too, a build tool is missing",
         ) from problem
+    _keep_original(kernel, source, kept)
+
+
+def _keep_original(kernel: Kernel, source: str, kept: Path) -> None:
+    """Move what kbuild made out of the tree, with the command that made it."""
+    tree = kernel.tree.path
+    target = object_path(source)
+    try:
+        match = _COMMAND.search(((tree / target).parent / f".{Path(target).name}.cmd").read_text())
     except OSError:
         match = None
     if match is None:
         raise CompileError(f"kbuild left no record of how it compiled {source}")
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_durably(kept, (tree / target).read_bytes())
-    write_durably(record, match["command"].encode())
+    write_durably(kept.with_suffix(".cmd"), match["command"].encode())
     (tree / target).unlink()
 
 

@@ -16,7 +16,7 @@ from kmend.factory.build.verify import NOT_LINKED, Mismatch, VerifyError, field_
 from kmend.factory.elf import Section, Symbol, read_object
 from kmend.factory.elf.constants import PC_RELATIVE, STB_LOCAL, STB_WEAK, STT_FILE
 from kmend.factory.kernels.modulefiles import module_image
-from kmend.factory.kernels.prepared import Kernel
+from kmend.factory.kernels.prepared import KernelIndex
 
 Place = tuple[int, int]
 """The `id` of a section of the shipped module, and an offset in it."""
@@ -25,7 +25,7 @@ Place = tuple[int, int]
 class ShippedModule:
     """A module as the distro ships it, with what livepatch needs to know of its symbols."""
 
-    def __init__(self, kernel: Kernel, name: str) -> None:
+    def __init__(self, kernel: KernelIndex, name: str) -> None:
         self.name = name
         self.image = read_object(module_image(kernel, name))
         self.unit = Unit(name, self.image, with_references=False)

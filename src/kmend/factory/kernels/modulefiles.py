@@ -13,7 +13,7 @@ from kmend.core.errors import KmendError
 from kmend.core.kernel import KernelRef
 from kmend.factory.elf.headers import read_headers
 from kmend.factory.kernels.packages import fetch_package, kernel_packages, members
-from kmend.factory.kernels.prepared import Kernel
+from kmend.factory.kernels.prepared import KernelIndex
 
 _STAMP = "complete"
 
@@ -24,7 +24,7 @@ class ModuleFileError(KmendError):
     kind = "module-file"
 
 
-def module_image(kernel: Kernel, name: str) -> bytes:
+def module_image(kernel: KernelIndex, name: str) -> bytes:
     """The module's file; its debug sections read as zeros.
 
     Args:
@@ -45,9 +45,9 @@ def module_image(kernel: Kernel, name: str) -> bytes:
     return path.read_bytes()
 
 
-def _take_out(kernel: Kernel, folder: Path) -> None:
+def _take_out(kernel: KernelIndex, folder: Path) -> None:
     ref = KernelRef.parse(kernel.identity.ref)
-    package = fetch_package(kernel_packages(ref).debug, kernel.record.package)
+    package = fetch_package(kernel_packages(ref).debug, kernel.package)
     folder.mkdir(exist_ok=True)
     for member, content in members(package, lambda name: name.endswith(".ko")):
         _write_without_debug(folder / Path(member).name.replace("-", "_"), content)

@@ -190,6 +190,28 @@ def choose_kernel(preferences: Sequence[str]) -> KernelRef:
     )
 
 
+def same_flavour(ref: KernelRef, version: str) -> KernelRef:
+    """The kernel of `ref`'s series and flavour in another package version, whose release has another ABI number.
+
+    Raises:
+        PackageGoneError: neither the cache nor the archive has one.
+    """
+    kernel_packages(ref)
+    match = _RELEASE.fullmatch(ref.release)
+    series, flavour = (match["series"], match["flavour"]) if match else ("", "")
+    _check_names("linux-image", version)
+    pattern = re.compile(rf"linux-image-(?P<release>{re.escape(series)}\.\d+-[a-z0-9.+~]+-{re.escape(flavour)})-dbg")
+    cached = [path.name.partition("_")[0] for path in _folder().glob(f"linux-image-*_{_escaped(version)}_*.deb")]
+    offered = _client(["apt-cache", "pkgnames", f"linux-image-{series}"]).split()
+    names = [name for name in dict.fromkeys([*cached, *offered]) if pattern.fullmatch(name)]
+    offers = _offers(names) if names else {}
+    for name in names:
+        found = pattern.fullmatch(name)
+        if found is not None and (version in offers[name] or _cached(name, version) is not None):
+            return KernelRef(ref.distro, found["release"], version)
+    raise PackageGoneError(f"linux-image-{series}.*-{flavour}-dbg", version, ())
+
+
 def _chosen(ref: KernelRef, passed: Sequence[str]) -> KernelRef:
     if passed:
         _logger.warning("kernel %s is used; not complete in the archive: %s", ref, "; ".join(passed))
