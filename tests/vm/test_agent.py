@@ -291,9 +291,13 @@ def test_power_cut_from_outside(host: Host) -> None:
 
 @pytest.mark.slow
 def test_clean_reboot_while_soaking(host: Host) -> None:
+    unit = (ROOT / "packaging/systemd/kmend-shutdown.service").read_text().replace("exec kmend", f"exec {AGENT}")
+    host.vm.put_bytes(unit.encode(), "/etc/systemd/system/kmend-shutdown.service")
     host.vm.put_bytes(CONFIG.replace("soak = 4", "soak = 600").encode(), "/etc/kmend/agent.toml")
+    host.vm.wait_settled()
+    host.vm.sh("systemctl daemon-reload && systemctl enable --now kmend-shutdown.service")
     host.kmend("update")
-    host.kmend("internal", "note-shutdown")
+    host.vm.sh("systemctl restart kmend-shutdown.service && ! test -e /var/lib/kmend/shutdown.json")
     host.vm.power_off()
     host.vm.start()
     document = host.status()

@@ -38,8 +38,12 @@ class RepositoryConfig:
     signer: str = ""
 
     def __post_init__(self) -> None:
-        if self.url and urlsplit(self.url).scheme not in ("https", "http", "file"):
-            raise MalformedError(f"url has the scheme {urlsplit(self.url).scheme!r}; https, http and file can be read")
+        try:
+            scheme = urlsplit(self.url).scheme
+        except ValueError as problem:
+            raise MalformedError(f"url cannot be read: {problem}") from None
+        if self.url and scheme not in ("https", "http", "file"):
+            raise MalformedError(f"url has the scheme {scheme!r}; https, http and file can be read")
         if not self.root.startswith("/"):
             raise MalformedError("root must be an absolute path")
 
