@@ -29,7 +29,7 @@ from kmend.factory.build.compile import (
     compile_patched,
     compile_plainly,
     object_path,
-    shadow_tree,
+    shadow_of,
 )
 from kmend.factory.build.exitpath import pin_reasons
 from kmend.factory.build.extract import Extraction, Extractor
@@ -202,7 +202,7 @@ def _compile_all(kernel: Kernel, patched: dict[str, bytes], folder: Path, module
     """Compile every file twice, several at once; the originals come from the cache where they can."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         originals = list(pool.map(lambda source: compile_original(kernel, source), patched))
-        with shadow_tree(kernel.tree.path, patched) as shadow:
+        with shadow_of(kernel, patched) as shadow:
             jobs = [
                 pool.submit(_compile_one, shadow, original, folder / str(n)) for n, original in enumerate(originals)
             ]

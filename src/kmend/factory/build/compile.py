@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,10 +110,13 @@ def _keep_original(kernel: Kernel, source: str, kept: Path) -> None:
 
 
 @contextmanager
-def shadow_tree(tree: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
+def shadow_tree(tree: Path, files: Mapping[str, bytes], ways: Iterable[str] = ()) -> Iterator[Path]:
     """A folder that looks like `tree`, but in which `files` (path -> content) are real and can be written.
 
     Only the folders on the way to those files are real; everything beside them is a symbolic link.
+
+    Args:
+        ways: other paths by which kbuild reaches a file; `..` in them must lead through the shadow, not through a link.
 
     Raises:
         SystemProblemError: the disk is full.
@@ -121,8 +124,8 @@ def shadow_tree(tree: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
     top = Path(tempfile.mkdtemp(prefix=".shadow-", dir=tree.parent))
     try:
         folders = {Path()}
-        for path in files:
-            folders.update(Path(path).parents)
+        for path in (*files, *ways):
+            folders.update(_folders_along(path))
         for folder in sorted(folders, key=lambda path: len(path.parts)):
             (top / folder).mkdir(exist_ok=True)
             for entry in (tree / folder).iterdir():
@@ -138,6 +141,24 @@ def shadow_tree(tree: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
         ) from problem
     finally:
         shutil.rmtree(top, ignore_errors=True)
+
+
+def shadow_of(kernel: Kernel, files: Mapping[str, bytes]) -> AbstractContextManager[Path]:
+    """The shadow of a kernel's tree; see `shadow_tree`."""
+    return shadow_tree(kernel.tree.path, files, [kernel.built_as[path] for path in files if path in kernel.built_as])
+
+
+def _folders_along(path: str) -> set[Path]:
+    """Every folder that the path leads through, `..` followed."""
+    found = {Path()}
+    stack: list[str] = []
+    for part in path.split("/")[:-1]:
+        if part == "..":
+            stack.pop()
+        else:
+            stack.append(part)
+            found.add(Path(*stack))
+    return found
 
 
 def compile_patched(shadow: Path, original: CompiledUnit) -> CompiledUnit:
@@ -177,5 +198,5 @@ def compile_plainly(kernel: Kernel, original: CompiledUnit, text: bytes) -> Comp
     command = original.command
     for flag in SECTION_FLAGS.split():
         command = command.replace(f" {flag}", "")
-    with shadow_tree(kernel.tree.path, {original.source: text}) as shadow:
+    with shadow_of(kernel, {original.source: text}) as shadow:
         return compile_patched(shadow, CompiledUnit(original.source, b"", command))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import shutil
 import tempfile
@@ -36,6 +37,14 @@ from kmend.factory.kernels.vmlinux import Vmlinux, VmlinuxError, extract
 INDEX_VERSION = 2
 """Raised whenever what is kept in a prepared kernel's folder changes; older ones are then made anew."""
 _BANNER = re.compile(rb"Linux version (\S+) \([^\n]*\) (#\d+ [^\n]+)\n\0")
+
+
+_BUILD_FOLDER = re.compile(r"/.+/linux-[^/]+/")
+
+
+def source_of(unit: str) -> str:
+    """The source file, relative to the tree, of a compilation unit's name: assembly has the build folder in front."""
+    return posixpath.normpath(_BUILD_FOLDER.sub("", unit, count=1) if unit.startswith("/") else unit)
 
 
 class KernelError(KmendError):
@@ -136,8 +145,21 @@ class KernelIndex:
     @cached_property
     def units(self) -> dict[str, tuple[str, ...]]:
         """Source file -> objects that hold it."""
-        loaded = json.loads((self.folder / "index" / "units.json").read_text())
-        return {source: tuple(objects) for source, objects in loaded.items()}
+        found: dict[str, tuple[str, ...]] = {}
+        for name, objects in self._unit_names.items():
+            source = source_of(name)
+            found[source] = tuple(dict.fromkeys((*found.get(source, ()), *objects)))
+        return found
+
+    @cached_property
+    def _unit_names(self) -> dict[str, list[str]]:
+        loaded: dict[str, list[str]] = json.loads((self.folder / "index" / "units.json").read_text())
+        return loaded
+
+    @cached_property
+    def built_as(self) -> dict[str, str]:
+        """Source file -> the path by which kbuild compiled it, where that is another (`arch/x86/kvm/../../../virt/kvm/x.c`)."""
+        return {source: name for name in self._unit_names if (source := source_of(name)) != name}
 
     @cached_property
     def modules(self) -> tuple[ModuleRecordOfKernel, ...]:
