@@ -131,7 +131,7 @@ def test_every_fail_point_is_tried() -> None:
     assert set().union(*PASSES.values()) == set(journal.fail_points())
 
 
-@pytest.mark.parametrize(("name", "point"), cases())
+@pytest.mark.parametrize(("name", "point"), list(cases()))
 def test_host_survives(machine: Machine, name: str, point: str, tmp_path: Path) -> None:
     assert run_until(machine, SCENARIOS[name], point), f"{name} does not pass {point}"
     shutil.copytree(machine.paths.root, tmp_path / "kept", symlinks=True)
