@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmend.agent import statefile
 from kmend.core import durable
 from kmend.core.document import encode, from_plain
 from kmend.core.errors import MalformedError, SystemProblemError
@@ -72,7 +73,8 @@ class History:
             return ()
         try:
             content = durable.read_bounded(self._path, max_bytes=2 * MAX_BYTES)
-        except SystemProblemError:
+        except SystemProblemError as problem:
+            statefile.set_aside(self._path, problem.message)
             return ()
         return tuple(record for line in content.split(b"\n") if (record := _read(line)) is not None)
 

@@ -99,11 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     command = add("quarantine", "list or clear what this host does not load by itself")
     command.add_argument("act", choices=("list", "clear"), nargs="?", default="list")
     command.add_argument("--level", type=int, help="clear this level only")
+    # For the packaging and for kmend itself; without a help text it is not offered to people.
     internal = commands.add_parser("internal")
     internal.add_argument("act", choices=("settle", "note-shutdown"))
     internal.set_defaults(json=False)
-    # Commands of the packaging and of kmend itself: not offered to people.
-    commands._choices_actions = [item for item in commands._choices_actions if item.dest != "internal"]
     return parser
 
 
@@ -120,9 +119,17 @@ def _run(options: argparse.Namespace, host: Host) -> int:
         try:
             return _COMMANDS[options.command](options, session)
         finally:
-            status.publish(session, status.describe(session, repository=config.repository.url))
-            if session.next_deadline() is not None:
-                host.spawn_settler()
+            _leave(session)
+
+
+def _leave(session: Session) -> None:
+    """Publish what is true now, and leave a child behind if something is due later; a failure here hides no other."""
+    try:
+        status.publish(session, status.describe(session, repository=session.config.repository.url))
+        if session.next_deadline() is not None:
+            session.host.spawn_settler()
+    except KmendError as problem:
+        _say(f"cannot publish the state: {problem.message}")
 
 
 def _status(options: argparse.Namespace, host: Host) -> int:

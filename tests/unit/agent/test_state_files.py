@@ -11,6 +11,7 @@ from tests.unit.agent.conftest import Machine
 from kmend.agent import statefile
 from kmend.agent.history import History, Record
 from kmend.agent.quarantine import Entries
+from kmend.core.errors import SystemProblemError
 
 STATE = ["intent.json", "quarantine.json", "last_check.json", "soaked.json", "shutdown.json", "history.jsonl"]
 
@@ -89,3 +90,26 @@ def test_history_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         history.append(record(number))
     assert (tmp_path / "history.jsonl").stat().st_size < 21_000
     assert history.records()[-1].at == 299
+
+
+def test_history_that_is_far_too_large_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_bytes(b"x" * 3_000_000)
+    history = History(tmp_path / "history.jsonl")
+    history.append(record(1))
+    assert [item.at for item in history.records()] == [1]
+    assert (tmp_path / "history.jsonl.corrupt-1").exists()
+
+
+def test_full_disk_changes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intent cannot be stored, so nothing is loaded; the error that is shown is the disk's."""
+    machine.must("check")
+
+    def full(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        raise SystemProblemError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("kmend.core.durable.write_durably", full)
+    assert machine.run("update") == 1
+    assert "No space left" in machine.err
+    monkeypatch.undo()
+    assert machine.kernel.noted("loads") == []
+    machine.must("update")
