@@ -110,6 +110,8 @@ def _convert(kind: Any, value: Any, where: str, depth: int) -> object:
             raise MalformedError(f"{where}: {value!r} is not one of {', '.join(str(m.value) for m in kind)}") from None
     if dataclasses.is_dataclass(kind):
         return _convert_dataclass(typing.cast(type, kind), value, where, depth)
+    if kind is float and type(value) is int:
+        return float(value)  # JSON has one kind of number
     if type(value) is not kind:
         raise MalformedError(f"{where}: {getattr(kind, '__name__', kind)} is expected, not {_name(value)}")
     return value
