@@ -36,7 +36,6 @@ class RefusalCode(enum.Enum):
     WEAK_REFERENCE = "weak-reference"
     MODULE_EXPORT = "module-export"
     MODULE_STATIC_KEY = "module-static-key"
-    MODULE_FIELD = "module-field"
     STATEMENT = "statement"
 
 
