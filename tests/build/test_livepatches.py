@@ -312,6 +312,42 @@ def test_a_function_of_a_shared_section(prepared: Kernel, maker: FixMaker) -> No
     assert places[-1] == function.new_size, "the last entry closes the function"
 
 
+def test_neighbours_in_a_shared_section(prepared: Kernel, maker: FixMaker) -> None:
+    """The assembler settles calls inside a section and leaves no relocation; the distance is another one in a livepatch."""
+    path = "kernel/time/hrtimer.c"
+    grown = Edit(
+        path,
+        "\tif (!t->task)\n\t\treturn 0;\n\n\trestart =",
+        "\tif (!t->task)\n\t\treturn READ_ONCE(t->timer.is_soft);\n\n\trestart =",
+    )
+    assert set(functions(build(prepared, [maker.fix(grown)]))) == {"do_nanosleep"}, "its callers only call farther"
+    caller = Edit(
+        path,
+        "\tret = do_nanosleep(&t, HRTIMER_MODE_ABS);",
+        "\tret = do_nanosleep(&t, HRTIMER_MODE_ABS) | 1;",
+        first=True,
+    )
+    changed = build(prepared, [maker.fix(caller)])
+    assert set(functions(changed)) == {"hrtimer_nanosleep_restart"}
+    section, code, _ = code_of(read_object(changed.module), "hrtimer_nanosleep_restart")
+    (call,) = [r for r in section.klp_relocations["vmlinux"] if "do_nanosleep" in r.symbol.name]
+    assert call.symbol.name == ".klp.sym.vmlinux.do_nanosleep,0"
+    assert code[call.offset - 1] == 0xE8
+    assert code[call.offset : call.offset + 4] == bytes(4)
+
+
+def test_a_system_call_is_replaced_through_its_entries(prepared: Kernel, maker: FixMaker) -> None:
+    """Its body is inline to the compiler, so cannot be traced; what calls it can, and brings the new body."""
+    before = "ru ? &r : NULL);\n\n\tif (err > 0) {\n\t\tif (ru && copy_to_user(ru, &r, sizeof(struct rusage)))"
+    built = build(prepared, [maker.fix(Edit(EXIT, before, before.replace("> 0", "> 1")))])
+    assert set(functions(built)) == {"__x64_sys_wait4", "__ia32_sys_wait4"}
+    assert "__do_sys_wait4" in built.manifest.proof.originals_equal
+    image = read_object(built.module)
+    assert image.symbol("__do_sys_wait4") is not None
+    for entry in functions(built):
+        assert "__do_sys_wait4" in targets(code_of(image, entry)[2])
+
+
 def test_a_pointer_to_a_changed_function_is_the_original(prepared: Kernel, maker: FixMaker) -> None:
     """The kernel may call it after the livepatch is gone, so it must not lead into the livepatch."""
     fix = maker.fix(

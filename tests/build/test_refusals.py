@@ -128,11 +128,13 @@ def test_a_function_without_fentry_in_a_folder_that_is_not_traced(refused: Refus
     assert refusal["section"] == ".text.kstrtobool"
 
 
-def test_a_function_without_fentry_because_it_is_inline(refused: Refused) -> None:
-    path = "kernel/exit.c"
-    before = "ru ? &r : NULL);\n\n\tif (err > 0) {\n\t\tif (ru && copy_to_user(ru, &r, sizeof(struct rusage)))"
-    refusal = refused("not-traceable", Edit(path, before, before.replace("> 0", "> 1")))
-    assert refusal["symbol"] == "__do_sys_wait4"
+def test_a_jump_that_cannot_be_made_longer(refused: Refused) -> None:
+    path = "kernel/locking/mutex.c"
+    before = "\tif (__mutex_trylock_fast(lock))\n\t\treturn 0;\n\n\treturn __mutex_lock_killable_slowpath(lock);"
+    after = before.replace("\treturn 0;", "\treturn lock->owner.counter == 1;")
+    refusal = refused("short-jump", Edit(path, before, after))
+    assert (refusal["symbol"], refusal["section"]) == ("mutex_lock_killable", ".sched.text")
+    assert "__mutex_lock_killable_slowpath" in refusal["message"]
 
 
 def test_a_statement_cannot_make_a_function_traceable(command: Builder, maker: FixMaker) -> None:
@@ -154,15 +156,6 @@ def test_header(refused: Refused) -> None:
 def test_makefile(refused: Refused) -> None:
     refusal = refused("build-file", Edit("fs/proc/Makefile", "proc-y\t", "proc-y \t", first=True))
     assert refusal["file"] == "fs/proc/Makefile"
-
-
-def test_module(refused: Refused, prepared: Kernel, maker: FixMaker) -> None:
-    path = next(p for p in ("drivers/net/virtio_net.c", "fs/fuse/dev.c", "net/tls/tls_main.c")
-                if "vmlinux" not in prepared.units.get(p, ("vmlinux",)))  # fmt: skip
-    first = maker.source(path).splitlines(keepends=True)[0]
-    refusal = refused("module-code", Edit(path, first, first + "\n", first=True))
-    assert refusal["file"] == path
-    assert prepared.units[path][0] in refusal["message"]
 
 
 def test_new_file(refused: Refused, maker: FixMaker) -> None:

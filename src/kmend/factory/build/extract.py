@@ -24,14 +24,17 @@ from kmend.factory.build.special import (
     TABLES,
     Entry,
     boot_time,
+    masked,
     never_copied,
     replacement_of,
     unwind_entries,
 )
 from kmend.factory.build.unit import Element, External, Kind, Reference, is_branch
+from kmend.factory.build.verify import field_ranges
 from kmend.factory.elf import ObjectFile, Relocation, Section, Symbol
 from kmend.factory.elf.constants import (
     R_X86_64_64,
+    R_X86_64_PC8,
     R_X86_64_PC32,
     RELOCATION_WIDTH,
     SHF_ALLOC,
@@ -284,7 +287,9 @@ class _UnitExtraction:
         if known is not None:
             return known[2]
         section = self._extractor.section(self._section_name(element), element.section)
-        start = self._extractor.append(section, element.content, max(1, element.section.align))
+        # What the assembler had settled is relocated anew, and the kernel's loader wants such fields to be zero.
+        content = masked(element.content, field_ranges(element)) if element.is_function else element.content
+        start = self._extractor.append(section, content, max(1, element.section.align))
         symbol = None
         if element.name:
             kind = STT_FUNC if element.is_function else STT_OBJECT
@@ -322,6 +327,9 @@ class _UnitExtraction:
     def _symbol_for(self, holder: Element, reference: Reference, why: str) -> tuple[Symbol, int] | None:
         """The symbol and addend of a reference in the output; None if it is dropped or refused."""
         target = reference.target
+        if reference.type == R_X86_64_PC8:
+            self._refuse_short_jump(holder, target)
+            return None
         if isinstance(target, External):
             if target.name in self._elsewhere:
                 return self._extractor.undefined(target.name), reference.addend
@@ -347,6 +355,19 @@ class _UnitExtraction:
             # A pointer that the kernel may keep must be the original's: it outlives this module, and ftrace leads it here.
             return is_branch(holder, reference)
         return id(target) not in self._comparison.original_of and not never_copied(target.section.name)
+
+    def _refuse_short_jump(self, holder: Element, target: Element | External) -> None:
+        refusal = Refusal(
+            RefusalCode.SHORT_JUMP,
+            f"{holder.name} goes over to its neighbour {target.name} in {holder.section.name} by a jump of two bytes, "
+            "which cannot lead out of a livepatch",
+            hint="give the function another instruction at its end, so that the jump becomes a call, or change its callers",
+            file=self._unit.source,
+            symbol=holder.name,
+            section=holder.section.name,
+        )
+        if refusal not in self._result.refusals:
+            self._result.refusals.append(refusal)
 
     def _may_come(self, target: Element, why: str) -> bool:
         """Whether the element may be copied; if not, it is refused, once."""

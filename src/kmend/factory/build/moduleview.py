@@ -7,14 +7,13 @@ the displacement stands in the bytes and is followed.
 
 from __future__ import annotations
 
-import struct
 from functools import cached_property
 
 from kmend.factory.build.special import AUXILIARY, masked
 from kmend.factory.build.unit import Element, External, Kind, Reference, Unit
 from kmend.factory.build.verify import NOT_LINKED, Mismatch, VerifyError, field_ranges
 from kmend.factory.elf import Section, Symbol, read_object
-from kmend.factory.elf.constants import PC_RELATIVE, STB_LOCAL, STB_WEAK, STT_FILE
+from kmend.factory.elf.constants import PC_RELATIVE, RELOCATION_WIDTH, STB_LOCAL, STB_WEAK, STT_FILE
 from kmend.factory.kernels.modulefiles import module_image
 from kmend.factory.kernels.prepared import KernelIndex
 
@@ -195,7 +194,8 @@ class ModulePlacement:
             return id(theirs.target.section), theirs.target.start + theirs.target_offset
         if ours.type not in PC_RELATIVE:
             return None
-        (displacement,) = struct.unpack_from("<i", content, ours.offset)
+        field = content[ours.offset : ours.offset + RELOCATION_WIDTH[ours.type]]
+        displacement = int.from_bytes(field, "little", signed=True)
         return id(section), start + ours.offset + ours.bias + displacement
 
     def _same_constant(self, target: Element, place: Place) -> bool:

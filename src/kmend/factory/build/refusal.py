@@ -23,6 +23,7 @@ class RefusalCode(enum.Enum):
     ORIGINAL_DIFFERS = "original-differs"
     INIT_CODE = "init-code"
     FIXED_SECTION = "fixed-section"
+    SHORT_JUMP = "short-jump"
     NOT_TRACEABLE = "not-traceable"
     NOT_LINKED = "not-linked"
     CHANGED_DATA = "changed-data"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from kmend.factory.elf import ElfError, ObjectFile, Relocation, Section, Symbol
 from kmend.factory.elf.constants import (
     PC_RELATIVE,
+    R_X86_64_PC8,
     R_X86_64_PC32,
     R_X86_64_PLT32,
     RELOCATION_WIDTH,
@@ -24,7 +25,7 @@ from kmend.factory.elf.constants import (
     STT_FUNC,
     STT_NOTYPE,
 )
-from kmend.factory.elf.instructions import InstructionEnds
+from kmend.factory.elf.instructions import InstructionEnds, direct_branches
 
 
 class Kind(enum.Enum):
@@ -128,6 +129,8 @@ class Unit:
                 self._cut(section)
         for element in list(self.elements) if with_references else ():
             element.references = self._references(element.section, element.start, element.size)
+            if element.is_function and len(self._in_section[id(element.section)]) > 1:
+                self._add_settled_branches(element)
 
     @property
     def functions(self) -> list[Element]:
@@ -218,6 +221,17 @@ class Unit:
             found.append(self.reference(section, start, size, entry))
         return found
 
+    def _add_settled_branches(self, function: Element) -> None:
+        """Branches to neighbours in a shared section: the assembler settled them, and left no relocation to tell of it."""
+        known = {reference.offset for reference in function.references}
+        for branch in direct_branches(function.content):
+            if branch.field in known or 0 <= branch.target < function.size:
+                continue
+            target, inside = self.element_at(function.section, function.start + branch.target)
+            kind = R_X86_64_PLT32 if branch.width == 4 else R_X86_64_PC8
+            function.references.append(Reference(branch.field, kind, target, inside, branch.width))
+        function.references.sort(key=lambda reference: reference.offset)
+
     def _relocations_in(self, section: Section, start: int, size: int) -> list[Relocation]:
         """The section's relocations in that range, by rising offset."""
         known = self._relocations.get(id(section))
@@ -248,6 +262,8 @@ class Unit:
 
 def is_branch(holder: Element, reference: Reference) -> bool:
     """Whether a reference is a direct call or jump, and not an address that is computed with or kept."""
+    if reference.type == R_X86_64_PC8:
+        return True
     if reference.type not in (R_X86_64_PC32, R_X86_64_PLT32) or not holder.section.executable:
         return False
     before = holder.content[max(0, reference.offset - 2) : reference.offset]

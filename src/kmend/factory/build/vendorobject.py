@@ -115,7 +115,7 @@ class VendorVmlinux:
             return None
         relative = like.type in PC_RELATIVE
         signed = relative or like.type == R_X86_64_32S
-        (value,) = struct.unpack("<q" if width == 8 else "<i" if signed else "<I", content)
+        value = int.from_bytes(content, "little", signed=signed or width == 8)
         return Place(0, (value + (field.offset + like.bias if relative else 0)) & _MASK)
 
     def callee(self, field: Place) -> str:
@@ -173,11 +173,10 @@ class VendorModule:
             if entry.symbol.section is None:
                 return Imported(entry.symbol.name, entry.addend + like.bias)
             return Place(id(entry.symbol.section), entry.symbol.value + entry.addend + like.bias)
-        content = self.content(field, 4)
-        if content is None or like.type not in PC_RELATIVE:
+        content = self.content(field, RELOCATION_WIDTH.get(like.type, 0))
+        if not content or like.type not in PC_RELATIVE:
             return None
-        (displacement,) = struct.unpack("<i", content)
-        return field.plus(like.bias + displacement)
+        return field.plus(like.bias + int.from_bytes(content, "little", signed=True))
 
     def callee(self, field: Place) -> str:
         """See `VendorObject`."""

@@ -9,7 +9,6 @@ constant of the same content.
 from __future__ import annotations
 
 import re
-import struct
 from dataclasses import dataclass
 
 from kmend.core.errors import KmendError
@@ -184,15 +183,11 @@ class Placement:
         content = self._vmlinux.content(place, width) if width else None
         if content is None:
             return None
-        if width == 8:
-            value = struct.unpack("<q", content)[0]
-        elif reference.type in PC_RELATIVE or reference.type == R_X86_64_32S:
-            value = struct.unpack("<i", content)[0]
-        else:
-            value = struct.unpack("<I", content)[0]
+        signed = width != 4 or reference.type in PC_RELATIVE or reference.type == R_X86_64_32S
+        value = int.from_bytes(content, "little", signed=signed)
         if reference.type in PC_RELATIVE:
             value += place + reference.bias
-        return int(value) & _MASK
+        return value & _MASK
 
 
 _MASK = (1 << 64) - 1

@@ -51,6 +51,8 @@ R_X86_64_PC32 = 2
 R_X86_64_PLT32 = 4
 R_X86_64_32 = 10
 R_X86_64_32S = 11
+R_X86_64_PC8 = 15
+"""Never in the kernel's objects; stands for a two-byte jump whose distance the assembler worked out."""
 R_X86_64_PC64 = 24
 
 RELOCATION_NAMES = {
@@ -71,8 +73,9 @@ RELOCATION_WIDTH = {
     R_X86_64_PLT32: 4,
     R_X86_64_32: 4,
     R_X86_64_32S: 4,
+    R_X86_64_PC8: 1,
     R_X86_64_PC64: 8,
 }
 """Bytes that each type writes."""
 
-PC_RELATIVE = frozenset({R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_PC64})
+PC_RELATIVE = frozenset({R_X86_64_PC8, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_PC64})

@@ -1,4 +1,4 @@
-"""Where the instruction around a relocation ends: the processor counts relative addresses from there.
+"""Where the instruction around a relocation ends, from which the processor counts relative addresses; and branches without one.
 
 A branch ends right after its four bytes. A memory operand relative to the instruction pointer may be followed by an
 immediate of up to four bytes, so those are decoded, with Capstone, from the function's start.
@@ -7,6 +7,8 @@ immediate of up to four bytes, so those are decoded, with Capstone, from the fun
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import capstone
 
@@ -14,6 +16,30 @@ from kmend.factory.elf.objects import ElfError
 
 _RIP_RELATIVE = frozenset({0x05, 0x0D, 0x15, 0x1D, 0x25, 0x2D, 0x35, 0x3D})
 """ModRM bytes with mod 00 and r/m 101: a 32-bit displacement from the next instruction (Intel SDM, volume 2, 2.2.1.6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A direct call or jump: `width` bytes at `field` hold the distance from `field + width` to `target` (all in bytes, from
+    the function's start)."""
+
+    field: int
+    width: int
+    target: int
+
+
+def direct_branches(code: bytes) -> Iterator[Branch]:
+    """Every direct call and jump of a function, as its bytes say; a field that awaits its relocation says nonsense."""
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    decoder.skipdata = True
+    for address, size, mnemonic, operand in decoder.disasm_lite(code, 0):
+        if operand.startswith("0x") and (mnemonic.startswith(("call", "j", "loop")) or " j" in mnemonic):
+            end = address + size
+            near = size >= 5 and (
+                code[end - 5] in (0xE8, 0xE9) or (code[end - 6] == 0x0F and 0x80 <= code[end - 5] <= 0x8F)
+            )
+            width = 4 if near else 1
+            yield Branch(end - width, width, end + int.from_bytes(code[end - width : end], "little", signed=True))
 
 
 class InstructionEnds:
