@@ -33,7 +33,8 @@ def direct_branches(code: bytes) -> Iterator[Branch]:
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     decoder.skipdata = True
     for address, size, mnemonic, operand in decoder.disasm_lite(code, 0):
-        if operand.startswith("0x") and (mnemonic.startswith(("call", "j", "loop")) or " j" in mnemonic):
+        # A direct branch's operand is a number (small ones without 0x); a prefix may stand before the mnemonic.
+        if operand[:1].isdigit() and mnemonic.rpartition(" ")[2].startswith(("call", "j", "loop")):
             end = address + size
             near = size >= 5 and (
                 code[end - 5] in (0xE8, 0xE9) or (code[end - 6] == 0x0F and 0x80 <= code[end - 5] <= 0x8F)
