@@ -1,4 +1,7 @@
-"""Draw the demonstration's output as a picture of a terminal: `make demo | tee out.txt; python -m demo.picture out.txt docs/demo.svg`."""
+"""Draw the demonstration's output as a picture of a terminal.
+
+`make demo | tee out.txt`, then `python -m demo.picture out.txt docs/demo.svg`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,14 @@ from pathlib import Path
 
 WIDTH = 118
 LINE, CHARACTER, MARGIN = 17, 7.83, 18
-_COLORS = {"act": "#ffffff", "command": "#7fd1e8", "good": "#8fd48f", "bad": "#ff7b72", "time": "#6e7681", "text": "#c9d1d9"}
+_COLORS = {
+    "act": "#ffffff",
+    "command": "#7fd1e8",
+    "good": "#8fd48f",
+    "bad": "#ff7b72",
+    "time": "#6e7681",
+    "text": "#c9d1d9",
+}
 
 
 def kind(line: str) -> str:
@@ -32,14 +42,15 @@ def draw(lines: list[str]) -> str:
     width = int(CHARACTER * WIDTH + 2 * MARGIN)
     rows = "\n".join(
         f'<text x="{MARGIN}" y="{MARGIN + LINE * number + 12}" fill="{_COLORS[kind(line)]}"'
-        f'{" font-weight=" + chr(34) + "bold" + chr(34) if kind(line) == "act" else ""}>{escape(line)}</text>'
+        f"{' font-weight=' + chr(34) + 'bold' + chr(34) if kind(line) == 'act' else ''}>{escape(line)}</text>"
         for number, line in enumerate(shown)
         if line
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">\n'
         f'<rect width="{width}" height="{height}" rx="8" fill="#0d1117"/>\n'
-        f'<g font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="13" xml:space="preserve">\n{rows}\n</g>\n</svg>\n'
+        '<g font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="13" xml:space="preserve">\n'
+        f"{rows}\n</g>\n</svg>\n"
     )
 
 

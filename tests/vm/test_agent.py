@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 FACTORY = str(Path(sys.executable).parent / "kmend-factory")
 AGENT = "/opt/kmend/kmend"
 REPOSITORY = "/srv/repository"
-CONFIG = f'[repository]\nurl = "file://{REPOSITORY}"\n[timing]\nremove_after = 3\nsoak = 4\n'
+CONFIG = f'[repository]\nurl = "file://{REPOSITORY}"\n[timing]\nremove_after = 3\nsoak = 600\n'
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,7 @@ def test_rollback_with_a_gap(host: Host) -> None:
 
 
 def test_replaced_module_is_removed_by_the_child(host: Host) -> None:
+    host.vm.put_bytes(b"[timing]\nsoak = 4\n", "/etc/kmend/agent.toml.d/soak.toml")
     host.kmend("update", "--level", "1")
     host.kmend("update")
     assert host.modules() == set(host.published.names)
@@ -193,6 +194,7 @@ def test_replaced_module_is_removed_by_the_child(host: Host) -> None:
     )
     host.vm.sh("for i in $(seq 100); do grep -q settle /var/lib/kmend/history.jsonl && exit 0; sleep 0.1; done; exit 1")
     assert host.status()["state"] == "idle"
+    host.vm.sh("rm /etc/kmend/agent.toml.d/soak.toml")
 
 
 def test_tampered_module_never_reaches_the_kernel(host: Host) -> None:
@@ -293,7 +295,6 @@ def test_power_cut_from_outside(host: Host) -> None:
 def test_clean_reboot_while_soaking(host: Host) -> None:
     unit = (ROOT / "packaging/systemd/kmend-shutdown.service").read_text().replace("exec kmend", f"exec {AGENT}")
     host.vm.put_bytes(unit.encode(), "/etc/systemd/system/kmend-shutdown.service")
-    host.vm.put_bytes(CONFIG.replace("soak = 4", "soak = 600").encode(), "/etc/kmend/agent.toml")
     host.vm.wait_settled()
     host.vm.sh("systemctl daemon-reload && systemctl enable --now kmend-shutdown.service")
     host.kmend("update")
@@ -303,7 +304,6 @@ def test_clean_reboot_while_soaking(host: Host) -> None:
     document = host.status()
     assert document["quarantine"] == []
     assert "that proves nothing" in document["notes"][0]["message"], document["notes"]
-    host.vm.put_bytes(CONFIG.encode(), "/etc/kmend/agent.toml")
     host.kmend("update")
 
 
