@@ -129,4 +129,4 @@ def test_power_cut_panic_and_clean_shutdown_keep_the_disk(
 
         monkeypatch.setattr(channel, "KILL_GRACE", 1.0)
         with pytest.raises(lab.GuestLostError, match="does not answer"):  # not a panic: only the runner is gone
-            vm.sh("kill -9 $(pidof runner)", timeout=1)
+            vm.sh("kill -9 $(pidof runner)", timeout=10)
