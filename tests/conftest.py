@@ -1,12 +1,17 @@
-"""What the tests that need a real kernel share: one that is prepared, and a maker of fixes for it."""
+"""What tests of every kind share: how properties are tried, and, where a real kernel is needed, one that is prepared."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.fixmaker import FixMaker
 
 from kmend.factory.kernels.packages import choose_kernel
 from kmend.factory.kernels.prepared import Kernel, prepare
+
+# No test asserts a time: on a busy machine any step may be slow.
+settings.register_profile("kmend", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kmend")
 
 KERNELS = (
     "debian:6.1.0-50-cloud-amd64@6.1.176-1",

@@ -11,7 +11,7 @@ from kmend.core.process import run
 KERNEL_FLAGS = (
     "-O2", "-ffunction-sections", "-fdata-sections", "-fno-pic", "-fno-pie", "-mcmodel=kernel", "-mno-sse", "-mno-red-zone",
     "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-fno-stack-protector", "-mno-80387", "-fno-common", "-w",
-    "-ffreestanding", "-fno-toplevel-reorder",
+    "-ffreestanding",
 )  # fmt: skip
 """What shapes the kernel's own objects."""
 

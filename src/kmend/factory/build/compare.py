@@ -99,8 +99,9 @@ class Comparison:
 
     @property
     def new_objects(self) -> list[Element]:
-        """Named data of the patched unit that the original does not have."""
-        return [element for element in self.patched.objects if id(element) not in self.original_of]
+        """Data of the patched unit that has an identity and that the original does not have."""
+        fresh = [element for element in self.patched.objects if id(element) not in self.original_of]
+        return [element for element in fresh if not without_identity(element)]
 
 
 class _Matcher:

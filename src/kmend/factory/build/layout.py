@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmend.core.errors import KmendError
+from kmend.core.manifest import sha256_hex
 from kmend.core.process import run
 from kmend.factory.build.refusal import Refusal, RefusalCode
 
@@ -19,6 +20,7 @@ _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 _KINDS = ("void", "int", "ptr", "array", "struct", "union", "enum", "fwd", "typedef", "volatile", "const", "restrict", "func",
           "func_proto", "var", "datasec", "float", "decl_tag", "type_tag", "enum64")  # fmt: skip
+_MAX_SPELLED = 4096
 _AGGREGATES = frozenset({"struct", "union", "enum", "enum64", "typedef"})
 
 
@@ -97,6 +99,8 @@ def _difference(old: Aggregate, new: Aggregate) -> str:
         if before != after:
             if old.kind == "typedef":
                 return f"from {before.type} to {after.type}"
+            if old.kind.startswith("enum"):
+                return f"value {before.name} = {before.place} becomes {after.name} = {after.place}"
             left, right = (f"{m.name} ({m.type}, at bit {m.place})" for m in (before, after))
             return f"member {left} becomes {right}"
     return f"from {len(old.members)} to {len(new.members)} members"
@@ -167,7 +171,9 @@ class _Types:
                 text = name
             else:
                 members = ", ".join(f"{m.type} {m.name}:{m.place}" for m in self._members(number))
-                text = f"{kind} {{{members}}}"
+                # Anonymous types inside one another (typeof) can double their text at each level.
+                shown = members if len(members) <= _MAX_SPELLED else f"SHA-256 {sha256_hex(members.encode())}"
+                text = f"{kind} {{{shown}}}"
         elif kind == "array":
             element, _, count = _TYPE.unpack_from(self._types, offset)
             text = f"{self._spell(element, depth + 1)}[{count}]"
