@@ -122,7 +122,7 @@ def build(
         EnvironmentDiffersError: this machine's compiler is no longer the one that the kernel was prepared with.
         KmendError: the environment or kmend itself failed.
     """
-    sources, refusals = check_files(fixes, kernel.units)
+    sources, refusals = check_files(fixes, kernel.units, kernel.included_in)
     allowed, unusable = _statements(fixes)
     if refusals or unusable:
         raise RefusedError([*refusals, *unusable])
@@ -319,7 +319,10 @@ def _assemble(
         fixes=tuple(fix.record() for fix in fixes),
         module=ModuleRecord(name, sha256_hex(module), len(module)),
         objects=tuple(PatchedObject(home, modules.build_id(home), tuple(group)) for home, group in functions.items()),
-        pinned=pin_reasons(kernel, [(f.source, f.name) for f in functions.get(VMLINUX, [])]),
+        pinned=(
+            *pin_reasons(kernel, [(f.source, f.name) for f in functions.get(VMLINUX, [])]),
+            *(f"the kernel may keep the address of the new function {name}" for name in extraction.escaping),
+        ),
         built=BuildRecord(f"kmend-factory {__version__}", kernel.record.compiler, kernel.record.inputs),
         proof=ProofRecord(tuple(sorted(proved for unit in units for proved in unit.proved)), checks),
         warnings=tuple(_warnings(units, extraction)),

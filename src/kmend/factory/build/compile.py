@@ -19,6 +19,7 @@ from pathlib import Path
 from kmend.core.cache import locked
 from kmend.core.durable import write_durably
 from kmend.core.errors import KmendError, SystemProblemError
+from kmend.core.manifest import sha256_hex
 from kmend.core.process import ProgramFailedError, run
 from kmend.factory.build.refusal import Refusal, RefusalCode, RefusedError
 from kmend.factory.kernels.prepared import Kernel
@@ -56,11 +57,18 @@ def compile_original(kernel: Kernel, source: str) -> CompiledUnit:
     """
     kept = kernel.originals / object_path(source)
     record = kept.with_suffix(".cmd")
-    if not record.exists():
+    found = _kept_original(source, kept, record)
+    if found is None:
         with locked(kernel.folder / "tree.lock"):
-            if not record.exists():
+            found = _kept_original(source, kept, record)
+            if found is None:
                 _make_original(kernel, source, kept)
-    return CompiledUnit(source, kept.read_bytes(), record.read_text())
+                found = _kept_original(source, kept, record)
+    if found is None:
+        raise CompileError(
+            f"the compiled original of {source} cannot be read back", hint=f"remove {kept} and build again"
+        )
+    return found
 
 
 def compile_originals(kernel: Kernel, sources: Sequence[str]) -> None:
@@ -70,19 +78,40 @@ def compile_originals(kernel: Kernel, sources: Sequence[str]) -> None:
     """
     with locked(kernel.folder / "tree.lock"):
         kept = {source: kernel.originals / object_path(source) for source in sources}
-        missing = [source for source, path in kept.items() if not path.with_suffix(".cmd").exists()]
+        missing = [s for s, path in kept.items() if _kept_original(s, path, path.with_suffix(".cmd")) is None]
         if not missing:
             return
         try:
-            kernel.tree.make("--keep-going", *(object_path(source) for source in missing), timeout=6 * COMPILE_TIMEOUT)
+            kernel.tree.make(
+                "--keep-going", *(_target(kernel, source) for source in missing), timeout=6 * COMPILE_TIMEOUT
+            )
         except ProgramFailedError:
             missing = [source for source in missing if (kernel.tree.path / object_path(source)).exists()]
         for source in missing:
             _keep_original(kernel, source, kept[source])
 
 
+def _target(kernel: Kernel, source: str) -> str:
+    """The object's path as kbuild knows it."""
+    return object_path(kernel.built_as.get(source, source))
+
+
+def _kept_original(source: str, kept: Path, record: Path) -> CompiledUnit | None:
+    """The cached original, if it is whole: its record begins with the digest of the object and the command."""
+    try:
+        digest, _, command = record.read_text().partition("\n")
+        content = kept.read_bytes()
+    except OSError:
+        return None
+    return CompiledUnit(source, content, command) if digest == _digest(content, command) else None
+
+
+def _digest(content: bytes, command: str) -> str:
+    return sha256_hex(content + command.encode())
+
+
 def _make_original(kernel: Kernel, source: str, kept: Path) -> None:
-    target = object_path(source)
+    target = _target(kernel, source)
     try:
         kernel.tree.make(target, timeout=COMPILE_TIMEOUT)
     except ProgramFailedError as problem:
@@ -104,8 +133,9 @@ def _keep_original(kernel: Kernel, source: str, kept: Path) -> None:
     if match is None:
         raise CompileError(f"kbuild left no record of how it compiled {source}")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(kept, (tree / target).read_bytes())
-    write_durably(kept.with_suffix(".cmd"), match["command"].encode())
+    content = (tree / target).read_bytes()
+    write_durably(kept, content)
+    write_durably(kept.with_suffix(".cmd"), f"{_digest(content, match['command'])}\n{match['command']}".encode())
     (tree / target).unlink()
 
 
@@ -123,6 +153,14 @@ def shadow_tree(tree: Path, files: Mapping[str, bytes], ways: Iterable[str] = ()
     """
     top = Path(tempfile.mkdtemp(prefix=".shadow-", dir=tree.parent))
     try:
+        _lay_out(top, tree, files, ways)
+        yield top
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def _lay_out(top: Path, tree: Path, files: Mapping[str, bytes], ways: Iterable[str]) -> None:
+    try:
         folders = {Path()}
         for path in (*files, *ways):
             folders.update(_folders_along(path))
@@ -134,13 +172,10 @@ def shadow_tree(tree: Path, files: Mapping[str, bytes], ways: Iterable[str] = ()
                     (top / inside).symlink_to(entry)
         for path, content in files.items():
             (top / path).write_bytes(content)
-        yield top
     except OSError as problem:
         raise SystemProblemError(
-            f"cannot lay out the patched tree: {problem.strerror}", hint="free disk space"
+            f"cannot lay out the patched tree in {top}: {problem.strerror}", hint="free disk space, or prune kernels"
         ) from problem
-    finally:
-        shutil.rmtree(top, ignore_errors=True)
 
 
 def shadow_of(kernel: Kernel, files: Mapping[str, bytes]) -> AbstractContextManager[Path]:

@@ -99,6 +99,7 @@ class Extraction:
     Attributes:
         resolutions: symbols of the running kernel that are needed, by their name in the livepatch.
         new_data: (source, name, writable) of data that comes along.
+        escaping: new functions whose address is taken, so that the kernel may keep it for longer than the livepatch is there.
     """
 
     image: ObjectFile = field(default_factory=ObjectFile)
@@ -108,6 +109,7 @@ class Extraction:
     added_functions: list[tuple[str, str]] = field(default_factory=list)
     new_data: list[tuple[str, str, bool]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    escaping: list[str] = field(default_factory=list)
     clear_tables: list[ClearTable] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
@@ -340,6 +342,8 @@ class _UnitExtraction:
             if not self._may_come(target, why):
                 return None
             symbol = self._place(target, why)
+            if target.is_function and not is_branch(holder, reference) and target.name not in self._result.escaping:
+                self._result.escaping.append(target.name)
             section, start, _ = self._placed[id(target)]
             if symbol is not None:
                 return symbol, reference.addend

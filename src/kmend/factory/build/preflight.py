@@ -16,23 +16,50 @@ _OTHER_PROGRAMS = ("arch/x86/boot/", "arch/x86/entry/vdso/", "arch/x86/purgatory
 _IRRELEVANT = ("Documentation/", "MAINTAINERS", "CREDITS", "tools/")
 
 
-def check_files(fixes: Sequence[Fix], units: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, ...], list[Refusal]]:
+def check_files(
+    fixes: Sequence[Fix], units: Mapping[str, tuple[str, ...]], included: Mapping[str, tuple[str, ...]] | None = None
+) -> tuple[tuple[str, ...], list[Refusal]]:
     """The translation units that the fixes change, and refusals for files that cannot be taken.
 
     Args:
         units: source file -> objects of this kernel that hold it.
+        included: `.c` file -> the files that `#include` it.
     """
     sources: list[str] = []
     refusals: list[Refusal] = []
+    included = included or {}
     for path, kind in dict.fromkeys((change.path, change.kind) for fix in fixes for change in fix.files):
         if path.startswith(_IRRELEVANT):
             continue
-        refusal = _refusal(path, kind, units)
+        refusal = _included_refusal(path, units, included) or _refusal(path, kind, units)
         if refusal is not None:
             refusals.append(refusal)
         elif path not in sources:
             sources.append(path)
     return tuple(sources), refusals
+
+
+def _included_refusal(
+    path: str, units: Mapping[str, tuple[str, ...]], included: Mapping[str, tuple[str, ...]]
+) -> Refusal | None:
+    """A `.c` file that is compiled as part of another one: to build it alone would mend only some of its copies."""
+    holders: set[str] = set()
+    todo = [path] if path.endswith(".c") else []
+    while todo:
+        for holder in included.get(todo.pop(), ()):
+            if holder not in holders:
+                holders.add(holder)
+                todo.append(holder)
+    compiled = sorted(holder for holder in holders if units.get(holder))
+    if not compiled:
+        return None
+    return Refusal(
+        RefusalCode.INCLUDED_SOURCE,
+        f"{path} is compiled as part of {', '.join(compiled)}{' too' if units.get(path) else ''}; "
+        "kmend does not build files that include others yet, and would leave that copy as it is",
+        hint="this kernel does hold the code",
+        file=path,
+    )
 
 
 def changed_sources(applied: Mapping[str, AppliedFile], sources: Sequence[str]) -> tuple[str, ...]:

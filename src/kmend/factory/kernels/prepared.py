@@ -30,7 +30,7 @@ from kmend.factory.kernels.packages import (
     unpack,
 )
 from kmend.factory.kernels.sources import unpack_sources
-from kmend.factory.kernels.tree import SourceTree, prepare_tree, read_config
+from kmend.factory.kernels.tree import SourceTree, included_sources, prepare_tree, read_config
 from kmend.factory.kernels.units import ModuleDetails, module_details, units_of
 from kmend.factory.kernels.vmlinux import Vmlinux, VmlinuxError, extract
 
@@ -193,6 +193,15 @@ class Kernel(KernelIndex):
     def facts(self) -> KernelFacts:
         """The facts document."""
         return KernelFacts(self.identity, dict(sorted(self.units.items())), self.modules, self.config)
+
+    @cached_property
+    def included_in(self) -> dict[str, tuple[str, ...]]:
+        """Source file -> the files that `#include` it although it is a `.c` file (`kernel/sched/build_utility.c` and others)."""
+        kept = self.folder / "included.json"
+        if not kept.exists():
+            write_durably(kept, json.dumps(included_sources(self.folder / "tree")).encode())
+        loaded: dict[str, list[str]] = json.loads(kept.read_text())
+        return {source: tuple(files) for source, files in loaded.items()}
 
     @property
     def originals(self) -> Path:

@@ -8,6 +8,7 @@ it the layout of `struct module`. So versions are compared with those that the d
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shutil
 from collections.abc import Mapping
@@ -200,3 +201,33 @@ def _compare_generated(source: Path, headers: Path) -> None:
             "generated headers differ from the distro's: " + ", ".join(different[:20]),
             hint="compare them with the headers package",
         )
+
+
+def included_sources(tree: Path) -> dict[str, list[str]]:
+    """Every `.c` file of the tree that another file includes -> the files that do so, by the text of their `#include` lines."""
+    found: dict[str, list[str]] = {}
+    lines = run(
+        [
+            "grep",
+            "-rE",
+            "--include=*.c",
+            "--include=*.h",
+            r'^[[:space:]]*#[[:space:]]*include[[:space:]]+["<][^">]+\.c[">]',
+            ".",
+        ],
+        cwd=tree,
+        environment=build_environment(),
+        check=False,
+    ).text
+    for line in lines.splitlines():
+        holder, _, text = line.partition(":")
+        match = re.search(r'["<]([^">]+)[">]', text)
+        if match is None:
+            continue
+        holder = posixpath.normpath(holder)
+        beside = posixpath.normpath(posixpath.join(posixpath.dirname(holder), match[1]))
+        for candidate in (beside, posixpath.normpath(match[1]), f"include/{match[1]}"):
+            if (tree / candidate).is_file():
+                found.setdefault(candidate, []).append(holder)
+                break
+    return found
