@@ -348,6 +348,16 @@ def test_a_system_call_is_replaced_through_its_entries(prepared: Kernel, maker: 
         assert "__do_sys_wait4" in targets(code_of(image, entry)[2])
 
 
+def test_an_original_that_only_jumps_farther_is_proved_plainly(prepared: Kernel, maker: FixMaker) -> None:
+    """With a section of its own it is three bytes longer than the shipped one, which reaches its neighbour by a short jump."""
+    before = "static void deferred_cad(struct work_struct *dummy)\n{\n"
+    built = build(
+        prepared, [maker.fix(Edit("kernel/reboot.c", before, f"{before}\tbarrier();\n\tREAD_ONCE(C_A_D);\n"))]
+    )
+    assert set(functions(built)) == {"deferred_cad"}
+    assert built.manifest.proof.originals_equal == ("deferred_cad",)
+
+
 def test_a_pointer_to_a_changed_function_is_the_original(prepared: Kernel, maker: FixMaker) -> None:
     """The kernel may call it after the livepatch is gone, so it must not lead into the livepatch."""
     fix = maker.fix(

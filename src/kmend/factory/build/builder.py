@@ -38,6 +38,7 @@ from kmend.factory.build.layout import layout_refusals, read_types
 from kmend.factory.build.link import finish, link
 from kmend.factory.build.loader import simulate
 from kmend.factory.build.moduleview import ModulePlacement
+from kmend.factory.build.plainproof import PlainProof
 from kmend.factory.build.policy import check_functions, check_sections
 from kmend.factory.build.preflight import changed_sources, check_files
 from kmend.factory.build.promote import promote
@@ -239,7 +240,8 @@ def _unit(compiled: CompiledUnit) -> Unit:
 def _judge(kernel: Kernel, unit: _Unit, allowed: frozenset[tuple[RefusalCode, str]]) -> None:
     comparison = unit.comparison
     promote(comparison, unit.placement)
-    refusals, unit.proved = check_functions(comparison, unit.placement, allowed)
+    plain = PlainProof(kernel, unit.original, unit.placement)
+    refusals, unit.proved = check_functions(comparison, unit.placement, allowed, plain.proves)
     included = [new for _, new in comparison.changed] + comparison.added
     more, unit.notes = check_sections(comparison, included)
     everything = [*unit.refusals, *refusals, *more]

@@ -94,6 +94,10 @@ class ModulePlacement:
         self._shipped = shipped
         self._locals = self._file_block()
 
+    def of(self, unit: Unit) -> ModulePlacement:
+        """The place of another build of the same file."""
+        return ModulePlacement(unit, self._shipped)
+
     def _file_block(self) -> dict[str, list[Symbol]]:
         wanted = {e.name for e in self._unit.functions if not e.is_global and not NOT_LINKED.match(e.name)}
         base = self._unit.source.rsplit("/", 1)[-1]

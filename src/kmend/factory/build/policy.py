@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kmend.factory.build.compare import Comparison, parent_name
 from kmend.factory.build.moduleview import ModulePlacement
@@ -22,12 +22,16 @@ from kmend.factory.build.verify import Placement
 
 
 def check_functions(
-    comparison: Comparison, placement: Placement | ModulePlacement, allowed: frozenset[tuple[RefusalCode, str]]
+    comparison: Comparison,
+    placement: Placement | ModulePlacement,
+    allowed: frozenset[tuple[RefusalCode, str]],
+    otherwise_proved: Callable[[Element], bool],
 ) -> tuple[list[Refusal], list[str]]:
     """Refusals for the changed functions of a unit, and the names of those whose original was proved to be the shipped one.
 
     Args:
         allowed: (code, symbol) pairs that the fix's author vouches for.
+        otherwise_proved: whether an original that is not byte for byte the shipped one is proved by other means.
     """
     refusals: list[Refusal] = []
     proved: list[str] = []
@@ -40,7 +44,7 @@ def check_functions(
             refusals.append(refusal)
     for old in [*(old for old, _ in kept), *comparison.copied]:
         mismatch = placement.verify(old)
-        if mismatch is None:
+        if mismatch is None or (not mismatch.overridden and otherwise_proved(old)):
             proved.append(old.name)
             if parent_name(old.name) is None and old not in comparison.copied:
                 refusals += _trace_refusal(comparison.original.source, old, placement)

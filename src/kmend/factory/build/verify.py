@@ -55,6 +55,10 @@ class Placement:
         self._vmlinux = vmlinux
         self._locals = self._file_block()
 
+    def of(self, unit: Unit) -> Placement:
+        """The place of another build of the same file."""
+        return Placement(unit, self._vmlinux)
+
     def _file_block(self) -> dict[str, list[ImageSymbol]]:
         """The local symbols of the one block that belongs to this file.
 
