@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmend.core.errors import MalformedError
+
+_CRC = re.compile(r"0x[0-9a-f]{1,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Exports:
         table = {}
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             parts = line.split("\t")
-            if len(parts) != 5 or not parts[0].startswith("0x"):
+            if len(parts) != 5 or not _CRC.fullmatch(parts[0]):
                 raise MalformedError(f"line {number} of {path.name} is not an export")
             owner = parts[2].rsplit("/", 1)[-1].replace("-", "_")
             table[parts[1]] = Export(parts[1], int(parts[0], 16), owner, "GPL" in parts[3], parts[4])

@@ -7,6 +7,7 @@ and then by the rules of `compare_symbols`; `System.map` is that list before the
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ _IGNORED_NAMES = frozenset(
         "kallsyms_markers", "kallsyms_token_table", "kallsyms_token_index", "kallsyms_seqs_of_names",
     }
 )  # fmt: skip
+_ADDRESS = re.compile(r"[0-9a-f]{16}")
 _IGNORED_PREFIXES = ("__efistub_", "__kcfi_typeid_")
 
 
@@ -47,7 +49,7 @@ class Kallsyms:
         found = []
         for number, line in enumerate(path.read_text().splitlines()):
             parts = line.split(" ")
-            if len(parts) != 3:
+            if len(parts) != 3 or not _ADDRESS.fullmatch(parts[0]):
                 raise MalformedError(
                     f"line {number + 1} of {path.name} is not a symbol", hint="take System.map from the -dbg package"
                 )
