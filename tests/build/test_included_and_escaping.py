@@ -7,29 +7,30 @@ from pathlib import Path
 import pytest
 from tests.fixmaker import Edit, FixMaker
 
-from kmend.factory.build import RefusalCode, RefusedError, build
+from kmend.factory.build import build
 from kmend.factory.build.compile import compile_original
 from kmend.factory.kernels.prepared import Kernel
 
 LOAD = "static int load_elf_binary(struct linux_binprm *bprm)\n{\n"
+PELT = "kernel/sched/completion.c"
+LOAD_AVG = "void complete(struct completion *x)\n{\n\tunsigned long flags;\n\n"
 SPACE = "static void unix_write_space(struct sock *sk)\n"
 OTHER = "static void unix_other_space(struct sock *sk)\n{\n\tWRITE_ONCE(sk->sk_err_soft, 0);\n}\n\n"
 SET = "sk->sk_write_space\t= unix_write_space;"
 
 
-@pytest.mark.parametrize(
-    ("edit", "holder"),
-    [
-        (Edit("fs/binfmt_elf.c", LOAD, f"{LOAD}\tbarrier();\n"), "fs/compat_binfmt_elf.c too"),
-        (Edit("kernel/sched/idle.c", "/*\n", "/* \n", first=True), "kernel/sched/build_policy.c;"),
-    ],
-)
-def test_a_file_that_another_one_includes(prepared: Kernel, maker: FixMaker, edit: Edit, holder: str) -> None:
-    with pytest.raises(RefusedError) as caught:
-        build(prepared, [maker.fix(edit)])
-    (refusal,) = caught.value.refusals
-    assert (refusal.code, refusal.file) == (RefusalCode.INCLUDED_SOURCE, edit.path)
-    assert holder in refusal.message
+def test_a_file_that_is_compiled_and_included_is_mended_in_both(prepared: Kernel, maker: FixMaker) -> None:
+    built = build(prepared, [maker.fix(Edit("fs/binfmt_elf.c", LOAD, f'{LOAD}\tasm volatile("nop");\n'))])
+    (patched,) = built.manifest.objects
+    found = {(function.source, function.name) for function in patched.functions}
+    assert found == {("fs/binfmt_elf.c", "load_elf_binary"), ("fs/compat_binfmt_elf.c", "load_elf_binary")}
+    assert len({function.sympos for function in patched.functions}) == 2
+
+
+def test_a_file_that_is_only_included(prepared: Kernel, maker: FixMaker) -> None:
+    built = build(prepared, [maker.fix(Edit(PELT, LOAD_AVG, f'{LOAD_AVG}\tasm volatile("nop");\n'))])
+    (patched,) = built.manifest.objects
+    assert {function.source for function in patched.functions} == {"kernel/sched/build_utility.c"}
 
 
 def test_a_new_function_whose_address_is_kept_pins_the_level(prepared: Kernel, maker: FixMaker) -> None:

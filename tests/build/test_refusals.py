@@ -148,8 +148,8 @@ def test_a_statement_cannot_make_a_function_traceable(command: Builder, maker: F
 
 
 def test_header(refused: Refused) -> None:
-    path = "include/linux/utsname.h"
-    refusal = refused("header", Edit(path, "#define _LINUX_UTSNAME_H\n", "#define _LINUX_UTSNAME_H\n\n"))
+    path = "include/linux/list.h"
+    refusal = refused("header", Edit(path, "return READ_ONCE(head->next) == head;", "return head->next == head;"))
     assert refusal["file"] == path
 
 
@@ -232,11 +232,11 @@ def test_a_new_initcall(refused: Refused) -> None:
 def test_every_reason_is_told_at_once(command: Builder, maker: FixMaker) -> None:
     edits = [
         Edit("fs/proc/Makefile", "proc-y\t", "proc-y \t", first=True),
-        Edit("include/linux/utsname.h", "#define _LINUX_UTSNAME_H\n", "#define _LINUX_UTSNAME_H\n\n"),
+        Edit("arch/x86/lib/getuser.S", "#include", "# include", first=True),
         Edit(VERSION, "\treturn 0;\n", "\treturn 1;\n", first=True),
     ]
     outcome = command(maker.patch(edits))
-    assert sorted(refusal["code"] for refusal in outcome.document["refusals"]) == ["build-file", "header"]
+    assert sorted(refusal["code"] for refusal in outcome.document["refusals"]) == ["assembly", "build-file"]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ With a `Vendor`, `build` holds the result against the vendor's own fixed kernel;
 from __future__ import annotations
 
 from kmend.factory.build.builder import Built, build
+from kmend.factory.build.causes import Cause
 from kmend.factory.build.refusal import NoChangeError, Refusal, RefusalCode, RefusedError
 from kmend.factory.build.report import explain, write_build
-from kmend.factory.build.vendor import Cause, Vendor
+from kmend.factory.build.vendor import Vendor
 
 __all__ = [
     "Built",

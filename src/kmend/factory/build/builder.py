@@ -25,7 +25,9 @@ from kmend.core.manifest import (
 from kmend.factory.build.compare import Comparison, base_name, compare, parent_name
 from kmend.factory.build.compile import (
     CompiledUnit,
+    check_includes,
     compile_original,
+    compile_originals,
     compile_patched,
     compile_plainly,
     object_path,
@@ -40,15 +42,16 @@ from kmend.factory.build.loader import simulate
 from kmend.factory.build.moduleview import ModulePlacement
 from kmend.factory.build.plainproof import PlainProof
 from kmend.factory.build.policy import check_functions, check_sections
-from kmend.factory.build.preflight import changed_sources, check_files
+from kmend.factory.build.preflight import check_files
 from kmend.factory.build.promote import promote
 from kmend.factory.build.refusal import ALLOWABLE, NoChangeError, Refusal, RefusalCode, RefusedError
 from kmend.factory.build.resolve import VMLINUX, Modules, Resolver
+from kmend.factory.build.sources import Sources, series_sources
 from kmend.factory.build.unit import External, Unit
 from kmend.factory.build.vendor import PatchedFile, Vendor, hold
 from kmend.factory.build.verify import Placement
 from kmend.factory.elf import read_object, write_object
-from kmend.factory.fixes import AppliedFile, DoesNotApplyError, Fix, apply_series, with_line_directives
+from kmend.factory.fixes import Fix
 from kmend.factory.kernels.prepared import Kernel
 from kmend.factory.kernels.tree import check_toolchain
 
@@ -123,26 +126,26 @@ def build(
         EnvironmentDiffersError: this machine's compiler is no longer the one that the kernel was prepared with.
         KmendError: the environment or kmend itself failed.
     """
-    sources, refusals = check_files(fixes, kernel.units, kernel.included_in)
+    paths, refusals = check_files(fixes, kernel.units, kernel.included_in)
     allowed, unusable = _statements(fixes)
     if refusals or unusable:
         raise RefusedError([*refusals, *unusable])
-    applied = _patched_texts(kernel, fixes, sources)
-    patched = {path: with_line_directives(file) for path, file in applied.items()}
-    if not patched:
+    sources = series_sources(kernel, fixes, paths)
+    if not sources.units:
         raise NoChangeError("the fix changes no file that is compiled into this kernel")
     check_toolchain(kernel.config)
-    progress(f"compiling {len(patched)} file{'s' * (len(patched) != 1)}, original and patched")
+    progress(f"compiling {len(sources.units)} file{'s' * (len(sources.units) != 1)}, original and patched")
     with tempfile.TemporaryDirectory(prefix="kmend-build-") as name:
         folder = Path(name)
         modules = Modules(kernel)
-        units = _compile_all(kernel, patched, folder, modules)
+        units = _compile_all(kernel, sources, folder, modules)
         progress("comparing with the shipped kernel")
         for unit in units:
             _judge(kernel, unit, allowed)
         found = [refusal for unit in units for refusal in unit.refusals]
         if found:
             raise RefusedError(found)
+        units = [unit for unit in units if unit.source not in sources.untouched or unit.comparison.changed]
         if not any(unit.comparison.changed for unit in units):
             raise NoChangeError(
                 "the fix changes no function of this kernel",
@@ -154,27 +157,8 @@ def build(
         if vendor is None:
             return built
         progress(f"comparing with {vendor.index.identity.ref}")
-        held = hold(vendor, [_patched_file(kernel, unit, applied[unit.source], extraction) for unit in units])
+        held = hold(vendor, [_patched_file(kernel, unit, sources, extraction) for unit in units])
         return replace(built, manifest=replace(built.manifest, vendor=held))
-
-
-def _patched_texts(kernel: Kernel, fixes: Sequence[Fix], sources: Sequence[str]) -> dict[str, AppliedFile]:
-    tree = kernel.tree.path
-
-    def read(path: str) -> bytes | None:
-        file = tree / path
-        return file.read_bytes() if file.is_file() else None
-
-    try:
-        applied = apply_series(read, _only(fixes, sources))
-    except DoesNotApplyError as problem:
-        raise RefusedError([Refusal(RefusalCode.DOES_NOT_APPLY, problem.message, problem.hint, problem.path)]) from None
-    return {path: applied[path] for path in changed_sources(applied, sources)}
-
-
-def _only(fixes: Sequence[Fix], sources: Sequence[str]) -> list[Fix]:
-    """The fixes without the files that are left aside (documentation)."""
-    return [replace(fix, files=tuple(change for change in fix.files if change.path in sources)) for fix in fixes]
 
 
 def _statements(fixes: Sequence[Fix]) -> tuple[frozenset[tuple[RefusalCode, str]], list[Refusal]]:
@@ -199,15 +183,25 @@ def _statements(fixes: Sequence[Fix]) -> tuple[frozenset[tuple[RefusalCode, str]
     return frozenset(found), refusals
 
 
-def _compile_all(kernel: Kernel, patched: dict[str, bytes], folder: Path, modules: Modules) -> list[_Unit]:
+def _compile_all(kernel: Kernel, sources: Sources, folder: Path, modules: Modules) -> list[_Unit]:
     """Compile every file twice, several at once; the originals come from the cache where they can."""
+    if len(sources.units) > 1:
+        compile_originals(kernel, sources.units)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        originals = list(pool.map(lambda source: compile_original(kernel, source), patched))
-        with shadow_of(kernel, patched) as shadow:
+        originals = list(pool.map(lambda source: compile_original(kernel, source), sources.units))
+        with shadow_of(kernel, sources.texts) as shadow:
             jobs = [
-                pool.submit(_compile_one, shadow, original, folder / str(n)) for n, original in enumerate(originals)
+                pool.submit(_compile_one, kernel, sources, shadow, original, folder / str(n))
+                for n, original in enumerate(originals)
             ]
-            results = [job.result() for job in jobs]
+            found = [job.exception() for job in jobs]
+            rejected = [
+                refusal for problem in found if isinstance(problem, RefusedError) for refusal in problem.refusals
+            ]
+            done = [job for job, problem in zip(jobs, found, strict=True) if not isinstance(problem, RefusedError)]
+            results = [job.result() for job in done]
+            if rejected:
+                raise RefusedError([*rejected, *(refusal for _, refusals in results for refusal in refusals)])
     units = []
     for original, (compiled, refusals) in zip(originals, results, strict=True):
         for home in kernel.units[original.source]:
@@ -223,12 +217,15 @@ def _compile_all(kernel: Kernel, patched: dict[str, bytes], folder: Path, module
     return units
 
 
-def _compile_one(shadow: Path, original: CompiledUnit, folder: Path) -> tuple[CompiledUnit, list[Refusal]]:
+def _compile_one(
+    kernel: Kernel, sources: Sources, shadow: Path, original: CompiledUnit, folder: Path
+) -> tuple[CompiledUnit, list[Refusal]]:
     """Compile the patched file, and compare the layouts of its types with the original's."""
     folder.mkdir()
     old_path = folder / "original.o"
     old_path.write_bytes(original.content)
     compiled = compile_patched(shadow, original)
+    check_includes(shadow, kernel.tree.path, original.source, sources.texts)
     new_path = shadow / object_path(original.source)
     return compiled, layout_refusals(original.source, read_types(old_path, folder), read_types(new_path, folder))
 
@@ -275,19 +272,19 @@ def _extract(
     return extraction
 
 
-def _patched_file(kernel: Kernel, unit: _Unit, applied: AppliedFile, extraction: Extraction) -> PatchedFile:
+def _patched_file(kernel: Kernel, unit: _Unit, sources: Sources, extraction: Extraction) -> PatchedFile:
     """What of a file is held against the vendor's kernel."""
 
     def plainly() -> Unit | None:
         try:
-            return _unit(compile_plainly(kernel, unit.original, applied.patched))
+            return _unit(compile_plainly(kernel, unit.original, sources.plain_texts))
         except RefusedError:
             return None
 
     added = {name for source, name in extraction.added_functions if source == unit.source}
     brought = [new for _, new in unit.comparison.changed] + [e for e in unit.comparison.added if e.name in added]
     return PatchedFile(
-        unit.placement.object, unit.comparison.patched, tuple(brought), applied.original, applied.patched, plainly
+        unit.placement.object, unit.comparison.patched, tuple(brought), *sources.before_and_after(unit.source), plainly
     )
 
 

@@ -8,6 +8,8 @@ tree: a folder in which the patched files are real and everything else is a symb
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
 import shutil
 import tempfile
@@ -27,6 +29,8 @@ from kmend.factory.kernels.tree import SECTION_FLAGS, build_environment
 
 _COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (?P<command>.*)$", re.MULTILINE)
 COMPILE_TIMEOUT = 600.0
+_TREE = ".tree"
+"""The link by which everything in a shadow leads to the tree."""
 
 
 class CompileError(KmendError):
@@ -110,10 +114,26 @@ def _digest(content: bytes, command: str) -> str:
     return sha256_hex(content + command.encode())
 
 
+def included_files(kernel: Kernel, source: str) -> frozenset[str]:
+    """The files that the unchanged file includes, directly or not, as kbuild noted when it made the original."""
+    target = Path(_target(kernel, source))
+    try:
+        noted = (kernel.tree.path / target.parent / f".{target.name}.cmd").read_text()
+    except OSError:
+        return frozenset()
+    _, _, listed = noted.partition("\ndeps_")
+    words = listed.partition("\n\n")[0].replace("\\\n", " ").split()[2:]
+    return frozenset(posixpath.normpath(word) for word in words if not word.startswith("$("))
+
+
 def _make_original(kernel: Kernel, source: str, kept: Path) -> None:
     target = _target(kernel, source)
     try:
-        kernel.tree.make(target, timeout=COMPILE_TIMEOUT)
+        try:
+            kernel.tree.make(target, timeout=COMPILE_TIMEOUT)
+        except ProgramFailedError:
+            # kbuild reaches arch/x86/video by two ways at once, which then get in each other's way.
+            kernel.tree.make("-j1", target, timeout=COMPILE_TIMEOUT)
     except ProgramFailedError as problem:
         raise CompileError(
             f"the distro's own {source} does not compile here: {problem.message}",
@@ -164,12 +184,17 @@ def _lay_out(top: Path, tree: Path, files: Mapping[str, bytes], ways: Iterable[s
         folders = {Path()}
         for path in (*files, *ways):
             folders.update(_folders_along(path))
+        for folder in {Path(path).parent for path in files if path.endswith(".h")}:
+            folders.update(_folders_around(tree, folder))
+        (top / _TREE).symlink_to(tree)
         for folder in sorted(folders, key=lambda path: len(path.parts)):
             (top / folder).mkdir(exist_ok=True)
+            # Short links fit into their inodes, which makes a shadow ten times quicker to lay out.
+            up = "../" * len(folder.parts) + _TREE
             for entry in (tree / folder).iterdir():
                 inside = folder / entry.name
                 if inside not in folders and str(inside) not in files:
-                    (top / inside).symlink_to(entry)
+                    (top / inside).symlink_to(f"{up}/{inside}")
         for path, content in files.items():
             (top / path).write_bytes(content)
     except OSError as problem:
@@ -181,6 +206,14 @@ def _lay_out(top: Path, tree: Path, files: Mapping[str, bytes], ways: Iterable[s
 def shadow_of(kernel: Kernel, files: Mapping[str, bytes]) -> AbstractContextManager[Path]:
     """The shadow of a kernel's tree; see `shadow_tree`."""
     return shadow_tree(kernel.tree.path, files, [kernel.built_as[path] for path in files if path in kernel.built_as])
+
+
+def _folders_around(tree: Path, folder: Path) -> Iterator[Path]:
+    """Folders whose files may reach a header of `folder` by a path with `..`: those below and beside it."""
+    for path in (tree / folder).glob("**/"):
+        yield path.relative_to(tree)
+    if folder.parts:
+        yield from (path.relative_to(tree) for path in (tree / folder).parent.glob("*/"))
 
 
 def _folders_along(path: str) -> set[Path]:
@@ -224,8 +257,28 @@ def compile_patched(shadow: Path, original: CompiledUnit) -> CompiledUnit:
     return CompiledUnit(original.source, target.read_bytes(), original.command)
 
 
-def compile_plainly(kernel: Kernel, original: CompiledUnit, text: bytes) -> CompiledUnit:
-    """Compile `text` as the file of `original`, without the flags that kmend adds to the distro's: as the vendor would.
+def check_includes(shadow: Path, tree: Path, source: str, files: Iterable[str]) -> None:
+    """Make sure that no header was taken out of `tree` that has another text in `shadow`, by a path that leaves the shadow.
+
+    Raises:
+        CompileError: one was; its path leads through a link and then up again.
+    """
+    note = (shadow / object_path(source)).with_name(f".{Path(source).stem}.o.d")
+    wrong = {str((tree / path).resolve()) for path in files}
+    try:
+        words = note.read_text().replace("\\\n", " ").split()
+    except OSError:
+        raise CompileError(f"the compiler left no list of what {source} includes") from None
+    for word in words[1:]:
+        if os.path.realpath(shadow / word) in wrong:
+            raise CompileError(f"{source} includes {word}, which is not the patched one", hint="report this header")
+
+
+def compile_plainly(kernel: Kernel, original: CompiledUnit, files: Mapping[str, bytes]) -> CompiledUnit:
+    """Compile the file of `original` without the flags that kmend adds to the distro's: as the vendor would.
+
+    Args:
+        files: the texts that take the place of the tree's own, that of the file itself among them.
 
     Raises:
         RefusedError: the compiler rejects it.
@@ -233,5 +286,5 @@ def compile_plainly(kernel: Kernel, original: CompiledUnit, text: bytes) -> Comp
     command = original.command
     for flag in SECTION_FLAGS.split():
         command = command.replace(f" {flag}", "")
-    with shadow_of(kernel, {original.source: text}) as shadow:
+    with shadow_of(kernel, files) as shadow:
         return compile_patched(shadow, CompiledUnit(original.source, b"", command))

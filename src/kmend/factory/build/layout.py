@@ -165,7 +165,7 @@ class _Types:
             return self._spelled[number]
         if depth > 64:
             raise BtfError("the types are nested too deeply")
-        kind, name, size, _, _, offset = self._table[number]
+        kind, name, size, count, _, offset = self._table[number]
         if kind in ("struct", "union", "enum", "enum64", "fwd"):
             if name:
                 text = name
@@ -184,7 +184,10 @@ class _Types:
         elif kind == "typedef":
             text = name
         elif kind == "func_proto":
-            text = "function"
+            # Who implements and who calls through a pointer must agree on it, as they must on a layout.
+            places = range(offset, offset + 8 * count, 8)
+            types = (struct.unpack_from("<I", self._types, place + 4)[0] for place in places)
+            text = f"{self._spell(size, depth + 1)} ({', '.join(self._spell(number, depth + 1) for number in types)})"
         elif kind in ("volatile", "const", "restrict", "type_tag"):
             text = f"{kind} {self._spell(size, depth + 1)}"
         else:

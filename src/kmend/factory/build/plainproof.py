@@ -35,7 +35,8 @@ class PlainProof:
     def _compile(self) -> dict[str, Element]:
         source = self._original.source
         try:
-            compiled = compile_plainly(self._kernel, self._original, (self._kernel.tree.path / source).read_bytes())
+            text = (self._kernel.tree.path / source).read_bytes()
+            compiled = compile_plainly(self._kernel, self._original, {source: text})
             unit = Unit(source, read_object(compiled.content))
             self._plain = self._placement.of(unit)
         except KmendError:

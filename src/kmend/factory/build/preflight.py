@@ -19,7 +19,7 @@ _IRRELEVANT = ("Documentation/", "MAINTAINERS", "CREDITS", "tools/")
 def check_files(
     fixes: Sequence[Fix], units: Mapping[str, tuple[str, ...]], included: Mapping[str, tuple[str, ...]] | None = None
 ) -> tuple[tuple[str, ...], list[Refusal]]:
-    """The translation units that the fixes change, and refusals for files that cannot be taken.
+    """The sources and headers that the fixes change, and refusals for files that cannot be taken.
 
     Args:
         units: source file -> objects of this kernel that hold it.
@@ -31,7 +31,7 @@ def check_files(
     for path, kind in dict.fromkeys((change.path, change.kind) for fix in fixes for change in fix.files):
         if path.startswith(_IRRELEVANT):
             continue
-        refusal = _included_refusal(path, units, included) or _refusal(path, kind, units)
+        refusal = _refusal(path, kind, units, included)
         if refusal is not None:
             refusals.append(refusal)
         elif path not in sources:
@@ -39,27 +39,18 @@ def check_files(
     return tuple(sources), refusals
 
 
-def _included_refusal(
+def including_units(
     path: str, units: Mapping[str, tuple[str, ...]], included: Mapping[str, tuple[str, ...]]
-) -> Refusal | None:
-    """A `.c` file that is compiled as part of another one: to build it alone would mend only some of its copies."""
+) -> frozenset[str]:
+    """The translation units that include a `.c` file, directly or not (`kernel/sched/build_utility.c` and others)."""
     holders: set[str] = set()
-    todo = [path] if path.endswith(".c") else []
+    todo = [path]
     while todo:
         for holder in included.get(todo.pop(), ()):
             if holder not in holders:
                 holders.add(holder)
                 todo.append(holder)
-    compiled = sorted(holder for holder in holders if units.get(holder))
-    if not compiled:
-        return None
-    return Refusal(
-        RefusalCode.INCLUDED_SOURCE,
-        f"{path} is compiled as part of {', '.join(compiled)}{' too' if units.get(path) else ''}; "
-        "kmend does not build files that include others yet, and would leave that copy as it is",
-        hint="this kernel does hold the code",
-        file=path,
-    )
+    return frozenset(holder for holder in holders if units.get(holder))
 
 
 def changed_sources(applied: Mapping[str, AppliedFile], sources: Sequence[str]) -> tuple[str, ...]:
@@ -67,7 +58,9 @@ def changed_sources(applied: Mapping[str, AppliedFile], sources: Sequence[str]) 
     return tuple(path for path in sources if applied[path].original != applied[path].patched)
 
 
-def _refusal(path: str, kind: ChangeKind, units: Mapping[str, tuple[str, ...]]) -> Refusal | None:
+def _refusal(
+    path: str, kind: ChangeKind, units: Mapping[str, tuple[str, ...]], included: Mapping[str, tuple[str, ...]]
+) -> Refusal | None:
     name = PurePosixPath(path).name
     if name in _BUILD_FILES or path.endswith(_BUILD_SUFFIXES):
         return Refusal(
@@ -89,13 +82,8 @@ def _refusal(path: str, kind: ChangeKind, units: Mapping[str, tuple[str, ...]]) 
             f"{path} is not code of the running kernel: it ran before it, or runs outside",
             file=path,
         )
-    if path.endswith(".h"):
-        return Refusal(
-            RefusalCode.HEADER,
-            f"{path} is a header; every file that includes it may change, and kmend does not build those yet",
-            hint="make the change in the .c files that need it",
-            file=path,
-        )
+    if path.endswith(".h") and kind is not ChangeKind.DELETE:
+        return None
     if kind is ChangeKind.CREATE:
         return Refusal(
             RefusalCode.FILE_ADDED,
@@ -110,11 +98,11 @@ def _refusal(path: str, kind: ChangeKind, units: Mapping[str, tuple[str, ...]]) 
     if not path.endswith(".c"):
         return Refusal(RefusalCode.NOT_BUILT, f"{path} is not a C source file", file=path)
     objects = units.get(path, ())
-    if not objects:
+    if not objects and not including_units(path, units, included):
         return Refusal(
             RefusalCode.NOT_BUILT,
             f"{path} is not compiled in this kernel, so there is nothing to mend in it",
-            hint="this kernel is not affected, unless the file is included by another one that is compiled",
+            hint="this kernel is not affected",
             file=path,
         )
     return None

@@ -18,7 +18,6 @@ class RefusalCode(enum.Enum):
     FILE_ADDED = "file-added"
     FILE_REMOVED = "file-removed"
     NOT_BUILT = "not-built"
-    INCLUDED_SOURCE = "included-source"
     DOES_NOT_APPLY = "does-not-apply"
     COMPILE_ERROR = "compile-error"
     ORIGINAL_DIFFERS = "original-differs"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kmend.factory.build.compile import compile_original, compile_plainly
-from kmend.factory.build.refusal import RefusedError
 from kmend.factory.build.unit import Unit
 from kmend.factory.build.vendor import Vendor, differences, object_of
 from kmend.factory.elf import read_object
@@ -11,7 +12,7 @@ from kmend.factory.elf.constants import STB_WEAK
 from kmend.factory.kernels.prepared import Kernel
 
 
-def vendor_changes(kernel: Kernel, vendor: Vendor, source: str, newer: bytes) -> dict[str, str]:
+def vendor_changes(kernel: Kernel, vendor: Vendor, source: str, newer: Mapping[str, bytes]) -> dict[str, str]:
     """Function name -> how the vendor's newer kernel differs; empty if it has this file's code unchanged.
 
     The newer source is compiled with the older headers. For a fix without functional change that gives the older kernel's own
@@ -19,16 +20,14 @@ def vendor_changes(kernel: Kernel, vendor: Vendor, source: str, newer: bytes) ->
     override, code that the linker drops) is left aside.
 
     Args:
-        newer: the source in the vendor's newer version.
+        newer: the texts of the vendor's newer version that the fix brings: of the source itself, maybe of headers.
 
     Raises:
+        RefusedError: the newer source does not compile.
         KmendError: the file cannot be compiled, or is not in the shipped kernel.
     """
-    original = compile_original(kernel, source)
-    try:
-        unit = Unit(source, read_object(compile_plainly(kernel, original, newer).content))
-    except RefusedError as problem:
-        return {"(the file)": problem.message}
+    plain = compile_plainly(kernel, compile_original(kernel, source), newer)
+    unit = Unit(source, read_object(plain.content))
     weak = {element.name for element in unit.functions if element.bind == STB_WEAK}
     found: dict[str, str] = {}
     for name in kernel.units[source]:

@@ -8,49 +8,22 @@ does not have, or B's headers.
 
 from __future__ import annotations
 
-import difflib
-import enum
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kmend.core.manifest import HeldFunction, VendorRecord
+from kmend.factory.build.causes import Cause, by_source
 from kmend.factory.build.compare import base_name, parent_name
 from kmend.factory.build.moduleview import ShippedModule
 from kmend.factory.build.unit import Element, Unit
 from kmend.factory.build.vendorobject import VendorModule, VendorObject, VendorVmlinux
 from kmend.factory.build.vendorplace import Difference, VendorPlacement, own_calls, own_instructions
-from kmend.factory.derive import functions
 from kmend.factory.kernels.modulefiles import ModuleFileError
 from kmend.factory.kernels.prepared import KernelIndex
 from kmend.factory.kernels.sources import source_files
 
 VMLINUX = "vmlinux"
-
-
-class Cause(enum.Enum):
-    """Why a function is not the vendor's; scripts may test these words."""
-
-    ABSENT = "absent"
-    """The vendor's kernel has no such function in this file: it was inlined there, or is not the vendor's."""
-    ALIEN_CHANGE = "alien-change"
-    """The function's source has lines that neither kernel has, or lacks lines that both have."""
-    HUNKS_NOT_TAKEN = "hunks-not-taken"
-    """The vendor changed this function's source in a way that the fix leaves out."""
-    HUNKS_ELSEWHERE = "hunks-elsewhere"
-    """The function's source is the vendor's, but other parts of the file are not (inlined functions, macros, types)."""
-    LINE_NUMBERS = "line-numbers"
-    """The same code, but for `__LINE__`: kmend keeps the line numbers of the kernel that is patched."""
-    SHORT_JUMPS = "short-jumps"
-    """The same code, but for jumps that the assembler makes shorter when functions share a section."""
-    OFFSETS = "offsets"
-    """The same instructions with other offsets or constants: types or macros of headers that the vendor changed."""
-    INLINING = "inlining"
-    """The file is the vendor's, but other functions are called: headers decide differently what is inlined."""
-    CODE = "code"
-    """The file is the vendor's, but the code is not: functions or macros of headers that the vendor changed."""
-    REFERENCE = "reference"
-    """The same code, but something that it refers to is another thing there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +142,7 @@ class _Holder:
         if source is None:
             return Cause.ABSENT, "the vendor's source has no such file"
         name = parent_name(element.name) or base_name(element.name).partition(".")[0]
-        cause = _by_source(name, self._file.original, self._file.patched, source)
+        cause = by_source(name, self._file.original, self._file.patched, source)
         if cause is not None:
             return cause[0], f"{cause[1]}; {difference.text}"
         landmark = difference.landmark
@@ -185,44 +158,3 @@ class _Holder:
             only += [f"{n} is called there" for n in sorted(theirs - ours)]
             return Cause.INLINING, f"{', '.join(only[:4])}; {difference.text}"
         return Cause.CODE, difference.text
-
-
-def _by_source(name: str, original: bytes, patched: bytes, vendor: bytes) -> tuple[Cause, str] | None:
-    """The cause that the sources show for one function, if they do."""
-    if patched == vendor:
-        return None
-    before, ours, theirs = (_bodies(content) for content in (original, patched, vendor))
-    changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-    if name in changed:
-        alien, missing = _weigh(before.get(name, []), ours.get(name, []), theirs.get(name, []))
-        told = f"{missing} lines of the vendor's change are not taken"
-        if alien:
-            more = f"; {told}" if missing else ""
-            return Cause.ALIEN_CHANGE, f"{alien} lines are not the vendor's{more}"
-        return Cause.HUNKS_NOT_TAKEN, told
-    where = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-    return Cause.HUNKS_ELSEWHERE, f"the file differs in {where or 'parts outside functions'}"
-
-
-def _bodies(content: bytes) -> dict[str, list[bytes]]:
-    """Function name -> its lines (of both definitions, where `#if` chooses between two)."""
-    lines = content.splitlines()
-    found: dict[str, list[bytes]] = {}
-    for function in functions(content):
-        found.setdefault(function.name, []).extend(lines[function.start - 1 : function.end])
-    return found
-
-
-def _weigh(before: list[bytes], ours: list[bytes], theirs: list[bytes]) -> tuple[int, int]:
-    """Lines that are ours alone, and lines of the vendor's change that are not taken; `before` tells which is which."""
-    alien = missing = 0
-    known = Counter(before)
-    for tag, a1, a2, b1, b2 in difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
-        if tag == "equal":
-            continue
-        for line in ours[a1:a2]:
-            # A line that the old source has too is one that the vendor took out.
-            alien, missing = (alien, missing + 1) if known[line] else (alien + 1, missing)
-        for line in theirs[b1:b2]:
-            alien, missing = (alien + 1, missing) if known[line] else (alien, missing + 1)
-    return alien, missing

@@ -128,7 +128,7 @@ class _Scanner:
                 self._gather(mark, number)
         elif mark == "{":
             if not place.braces and not place.parens:
-                named = None if place.is_data else _name(place.header)
+                named = None if place.is_data else declared_name(place.header)
                 place.opened = (*named, place.header_start) if named else None
             place.braces += 1
         elif mark == "}":
@@ -145,7 +145,7 @@ class _Scanner:
                 place.is_data = True
 
 
-def _name(header: str) -> tuple[str, frozenset[str]] | None:
+def declared_name(header: str) -> tuple[str, frozenset[str]] | None:
     """The function that a declaration names, with its aliases; None if it declares none (a struct, an enum)."""
     candidates = [match for match in _calls(header) if not _ATTRIBUTE.fullmatch(match[1])]
     if not candidates:

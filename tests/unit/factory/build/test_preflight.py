@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kmend.factory.build.preflight import changed_sources, check_files
+from kmend.factory.build.preflight import changed_sources, check_files, including_units
 from kmend.factory.build.refusal import ALLOWABLE, Refusal, RefusalCode, RefusedError
 from kmend.factory.fixes import Fix, apply_series, parse_fix
 
@@ -32,8 +32,6 @@ def fix(*paths: str, old: str = "a/{}", new: str = "b/{}", hunk: str = "@@ -1 +1
         ("arch/x86/entry/vdso/vclock_gettime.c", RefusalCode.NOT_BUILT),
         ("arch/x86/purgatory/purgatory.c", RefusalCode.NOT_BUILT),
         ("drivers/firmware/efi/libstub/x86-stub.c", RefusalCode.NOT_BUILT),
-        ("include/net/sock.h", RefusalCode.HEADER),
-        ("net/core/sock_destructor.h", RefusalCode.HEADER),
         ("fs/jfs/super.c", RefusalCode.NOT_BUILT),
         ("drivers/tty/vt/defkeymap.map", RefusalCode.NOT_BUILT),
     ],
@@ -60,10 +58,16 @@ def test_files_that_do_not_matter_are_left_aside() -> None:
 
 def test_every_file_of_every_fix_is_looked_at() -> None:
     sources, refusals = check_files(
-        [fix("net/core/sock.c", "net/Makefile"), fix("net/core/sock.c", "include/net/sock.h")], UNITS
+        [fix("net/core/sock.c", "net/Makefile"), fix("net/core/sock.c", "fs/jfs/super.c", "include/net/sock.h")], UNITS
     )
-    assert sources == ("net/core/sock.c",)
-    assert [refusal.code for refusal in refusals] == [RefusalCode.BUILD_FILE, RefusalCode.HEADER]
+    assert sources == ("net/core/sock.c", "include/net/sock.h")
+    assert [refusal.code for refusal in refusals] == [RefusalCode.BUILD_FILE, RefusalCode.NOT_BUILT]
+
+
+def test_a_file_that_compiled_ones_include() -> None:
+    included = {"net/core/part.c": ("net/core/parts.h",), "net/core/parts.h": ("net/core/sock.c", "fs/jfs/super.c")}
+    assert check_files([fix("net/core/part.c")], UNITS, included) == (("net/core/part.c",), [])
+    assert including_units("net/core/part.c", UNITS, included) == {"net/core/sock.c"}
 
 
 def test_a_change_that_another_takes_back() -> None:
