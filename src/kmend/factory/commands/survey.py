@@ -30,6 +30,12 @@ from kmend.factory.survey import FileResult, Outcome, Settings, Survey, survey
 @click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="At most N files; 0 for all.")
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="K", help="Only each K-th file.")
 @click.option("--load/--no-load", default=True, show_default=True, help="Load what was built in virtual machines.")
+@click.option(
+    "--with-companions/--without-companions",
+    default=True,
+    show_default=True,
+    help="Give a file that does not compile what it needs of the newer kernel's other changes.",
+)
 @click.option("--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="Files built at once.")
 @click.option(
     "-o",
@@ -46,6 +52,7 @@ def command(
     limit: int,
     every: int,
     load: bool,
+    with_companions: bool,
     processes: int,
     output: Path | None,
     as_json: bool,
@@ -57,7 +64,7 @@ def command(
     kernel = resolve(KernelRef.parse(ref))
     vendor = KernelRef.parse(newer) if ":" in newer else same_flavour(kernel, newer)
     folder = output if output is not None else cache_root() / "surveys" / f"{kernel}--{vendor}".replace(":", "-")
-    settings = Settings(kernel, vendor, folder, only, limit, every, load, processes)
+    settings = Settings(kernel, vendor, folder, only, limit, every, load, processes, with_companions)
     with _Shown() as progress:
         found = survey(settings, progress)
     if as_json:

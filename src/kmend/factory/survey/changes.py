@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kmend.factory.build.headers import shared_files
 from kmend.factory.derive import select
 from kmend.factory.fixes import Fix, parse_fix
 from kmend.factory.kernels.prepared import Kernel
@@ -55,11 +56,30 @@ def changed_files(kernel: Kernel, version: str, only: Sequence[str] = ()) -> tup
     return tuple(found)
 
 
-def fix_of(change: ChangedFile, versions: tuple[str, str]) -> Fix:
-    """The whole difference of one file as a fix."""
+def changed_headers(kernel: Kernel, version: str) -> tuple[str, ...]:
+    """The headers (and `.c` files that others include) that this kernel's files can reach and that differ in `version`.
+
+    Raises:
+        PackageProblemError: the newer source cannot be had.
+    """
+    paths = shared_files(kernel)
+    newer = source_files(version, paths)
+    tree = kernel.tree.path
+    return tuple(path for path in paths if newer[path] is not None and newer[path] != (tree / path).read_bytes())
+
+
+def pairs(kernel: Kernel, version: str, paths: Sequence[str]) -> dict[str, tuple[bytes, bytes]]:
+    """Path -> content in the kernel's own source and in `version`, for files that both have."""
+    newer = source_files(version, paths)
+    tree = kernel.tree.path
+    return {path: ((tree / path).read_bytes(), content) for path, content in newer.items() if content is not None}
+
+
+def fix_of(change: ChangedFile, versions: tuple[str, str], companions: bytes = b"") -> Fix:
+    """The whole difference of one file as a fix; `companions` are hunks of other files that it needs."""
     patch = select({change.path: (change.old, change.new)}, versions=versions).patch
     header = (
         f"Description: {change.path} as in {versions[1]}\n"
         f"Origin: vendor, Debian linux {versions[1]} (difference to {versions[0]})\n---\n"
     )
-    return parse_fix(header.encode() + patch, change.path.replace("/", "_") + ".patch")
+    return parse_fix(header.encode() + patch + companions, change.path.replace("/", "_") + ".patch")

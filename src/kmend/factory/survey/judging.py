@@ -3,80 +3,147 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kmend.core.errors import KmendError
 from kmend.factory.build import Built, NoChangeError, Refusal, RefusalCode, RefusedError, Vendor, build, write_build
+from kmend.factory.build.compile import compile_original, compile_plainly, included_files
 from kmend.factory.build.unchanged import vendor_changes
-from kmend.factory.fixes import Fix
+from kmend.factory.fixes import Fix, apply_series
 from kmend.factory.kernels.prepared import Kernel
-from kmend.factory.survey.changes import ChangedFile
+from kmend.factory.kernels.sources import source_files
+from kmend.factory.survey.changes import ChangedFile, fix_of
+from kmend.factory.survey.companions import (
+    Companions,
+    missing_files,
+    missing_members,
+    missing_names,
+    named_headers,
+    words_of_change,
+    words_of_errors,
+)
 from kmend.factory.survey.record import FileResult, Outcome, RefusalRecord
 
+_MAX_TRIES = 12
+"""How often a file is compiled with more and more companions before it is given up."""
+_MAX_COMPANIONS = 20
+"""Other files than headers that are taken along at most: beyond that it is no single fix any more."""
 
-def judge(kernel: Kernel, vendor: Vendor, change: ChangedFile, fix: Fix, folder: Path) -> FileResult:
-    """Take one file as a fix.
 
-    Args:
-        folder: receives the livepatch, if there is one.
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What every file of a survey is judged with.
+
+    Attributes:
+        differing: what may come along, path -> content in both kernels; empty to take nothing.
     """
-    start = time.monotonic()
-    try:
-        result = _judge(kernel, vendor, change, fix, folder)
-    except KmendError as problem:
-        result = FileResult(change.path, change.objects, Outcome.FAILED, message=f"{problem.kind}: {problem.message}")
-    seconds = round(time.monotonic() - start, 2)
-    return FileResult(
-        result.path,
-        result.objects,
-        result.outcome,
-        result.functions,
-        result.refusals,
-        result.module,
-        result.message,
-        result.vendor,
-        None,
-        seconds,
-    )
 
+    kernel: Kernel
+    vendor: Vendor
+    differing: Mapping[str, tuple[bytes, bytes]]
 
-def _judge(kernel: Kernel, vendor: Vendor, change: ChangedFile, fix: Fix, folder: Path) -> FileResult:
-    try:
-        built = build(kernel, [fix], vendor=vendor)
-    except RefusedError as problem:
-        compiles = not any(refusal.code is RefusalCode.COMPILE_ERROR for refusal in problem.refusals)
+    @property
+    def versions(self) -> tuple[str, str]:
+        """The package versions of both kernels."""
+        return self.kernel.package, self.vendor.index.package
+
+    def judge(self, change: ChangedFile, folder: Path) -> FileResult:
+        """Take one file as a fix, with the companions that it needs.
+
+        Args:
+            folder: receives the livepatch, if there is one.
+        """
+        start = time.monotonic()
+        reach = {*included_files(self.kernel, change.path), *named_headers(change.new, change.path)}
+        companions = Companions(self.differing, reach)
+        try:
+            result = self._try(change, companions, folder)
+        except KmendError as problem:
+            result = FileResult(
+                change.path, change.objects, Outcome.FAILED, message=f"{problem.kind}: {problem.message}"
+            )
+        return replace(result, companions=companions.paths, seconds=round(time.monotonic() - start, 2))
+
+    def _try(self, change: ChangedFile, companions: Companions, folder: Path) -> FileResult:
+        for _ in range(_MAX_TRIES):
+            fix = fix_of(change, self.versions, companions.patch())
+            try:
+                if companions.paths:
+                    # Compiling the file alone tells soonest what it still misses.
+                    compile_plainly(self.kernel, compile_original(self.kernel, change.path), self._texts(fix))
+                built = build(self.kernel, [fix], vendor=self.vendor)
+            except RefusedError as problem:
+                errors = [refusal for refusal in problem.refusals if refusal.code is RefusalCode.COMPILE_ERROR]
+                others = [refusal for refusal in problem.refusals if refusal not in errors]
+                if others:
+                    return _refused(change, RefusedError(others), Outcome.REFUSED)
+                more = [self._more(change, companions, refusal) for refusal in errors] if self.differing else []
+                if not any(more) or sum(path.endswith(".c") for path in companions.paths) > _MAX_COMPANIONS:
+                    return _refused(change, problem, Outcome.FAILED)
+            except NoChangeError:
+                return self._unchanged(change, fix)
+            else:
+                write_build(built, folder)
+                return FileResult(
+                    change.path,
+                    change.objects,
+                    Outcome.BUILT,
+                    functions=_replaced(built),
+                    module=built.manifest.module.name,
+                    vendor=built.manifest.vendor,
+                )
+        return FileResult(
+            change.path, change.objects, Outcome.FAILED, message=f"it does not compile after {_MAX_TRIES} tries"
+        )
+
+    def _texts(self, fix: Fix) -> dict[str, bytes]:
+        tree = self.kernel.tree.path
+
+        def read(path: str) -> bytes | None:
+            return (tree / path).read_bytes() if (tree / path).is_file() else None
+
+        return {path: file.patched for path, file in apply_series(read, [fix]).items()}
+
+    def _more(self, change: ChangedFile, companions: Companions, refusal: Refusal) -> bool:
+        """Take what the compiler misses by name; else the file that does not compile, or what the change's words name."""
+        errors = refusal.message
+        paths = missing_files(errors, refusal.file)
+        if paths:
+            there = source_files(self.versions[1], paths)
+            found = [companions.create(path, content) for path, content in there.items() if content is not None]
+            if any(found):
+                return True
+        if refusal.file != change.path:
+            companions.reach |= included_files(self.kernel, refusal.file)
+            if companions.add_file(refusal.file):
+                return True
+        return (
+            companions.add(missing_names(errors), missing_members(errors))
+            or companions.add(words_of_change(change))
+            or companions.add((), (), words_of_errors(errors, change.path, change.new))
+            or companions.add_directives()
+        )
+
+    def _unchanged(self, change: ChangedFile, fix: Fix) -> FileResult:
+        found = vendor_changes(self.kernel, self.vendor, change.path, self._texts(fix))
+        if not found:
+            return FileResult(change.path, change.objects, Outcome.NO_CHANGE)
+        told = "; ".join(f"{name}: {text}" for name, text in list(found.items())[:5])
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         return FileResult(
             change.path,
             change.objects,
-            Outcome.REFUSED if compiles else Outcome.FAILED,
-            refusals=tuple(_record(refusal) for refusal in problem.refusals),
-            message="" if compiles else "the file does not compile without other changes of the newer kernel",
+            Outcome.FAILED,
+            message=f"the fix changes no code of this file, but the vendor did, by headers: {told}{more}",
         )
-    except NoChangeError:
-        return _unchanged(kernel, vendor, change)
-    write_build(built, folder)
-    return FileResult(
-        change.path,
-        change.objects,
-        Outcome.BUILT,
-        functions=_replaced(built),
-        module=built.manifest.module.name,
-        vendor=built.manifest.vendor,
-    )
 
 
-def _unchanged(kernel: Kernel, vendor: Vendor, change: ChangedFile) -> FileResult:
-    found = vendor_changes(kernel, vendor, change.path, change.new)
-    if not found:
-        return FileResult(change.path, change.objects, Outcome.NO_CHANGE)
-    told = "; ".join(f"{name}: {text}" for name, text in list(found.items())[:5])
-    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-    return FileResult(
-        change.path,
-        change.objects,
-        Outcome.FAILED,
-        message=f"the fix changes no code of this file, but the vendor did, by headers: {told}{more}",
-    )
+def _refused(change: ChangedFile, problem: RefusedError, outcome: Outcome) -> FileResult:
+    records = tuple(_record(refusal) for refusal in problem.refusals)
+    message = "the file does not compile without other changes of the newer kernel" if outcome is Outcome.FAILED else ""
+    return FileResult(change.path, change.objects, outcome, refusals=records, message=message)
 
 
 def _replaced(built: Built) -> tuple[str, ...]:

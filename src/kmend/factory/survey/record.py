@@ -56,6 +56,7 @@ class FileResult:
     Attributes:
         path: relative to the source tree.
         objects: `vmlinux` or modules that hold it.
+        companions: headers and other files of which the fix takes hunks too, since the file does not compile without.
         functions: that the livepatch replaces.
         module: the livepatch's module name; empty if none was built.
         message: for what is neither built nor refused: why.
@@ -67,6 +68,7 @@ class FileResult:
     path: str
     objects: tuple[str, ...]
     outcome: Outcome
+    companions: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     refusals: tuple[RefusalRecord, ...] = ()
     module: str = ""

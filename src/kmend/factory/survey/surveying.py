@@ -21,8 +21,8 @@ from kmend.factory.build import Vendor
 from kmend.factory.build.compile import compile_originals
 from kmend.factory.kernels.packages import fetch_package, kernel_packages
 from kmend.factory.kernels.prepared import prepare, prepare_index
-from kmend.factory.survey.changes import ChangedFile, changed_files, fix_of
-from kmend.factory.survey.judging import judge
+from kmend.factory.survey.changes import ChangedFile, changed_files, changed_headers, fix_of, pairs
+from kmend.factory.survey.judging import Judge
 from kmend.factory.survey.loading import Candidate, load_all
 from kmend.factory.survey.record import FileResult, LoadRecord, Outcome, Survey, total
 
@@ -42,6 +42,7 @@ class Settings:
         limit: at most so many files; 0 for all. every: take each n-th file only.
         load: load what was built.
         processes: how many files are built at once.
+        with_companions: give a file that does not compile what it needs of the newer kernel's other changes.
     """
 
     kernel: KernelRef
@@ -52,6 +53,7 @@ class Settings:
     every: int = 1
     load: bool = True
     processes: int = 2
+    with_companions: bool = True
 
 
 class Progress(Protocol):
@@ -72,11 +74,15 @@ def survey(settings: Settings, progress: Progress) -> Survey:
     """
     kernel = prepare(settings.kernel)
     index = prepare_index(settings.vendor)
-    changes = changed_files(kernel, index.package, settings.only)[:: settings.every]
-    changes = changes[: settings.limit or None]
+    chosen = changed_files(kernel, index.package, settings.only)
+    changes = chosen[:: settings.every][: settings.limit or None]
     make_folder(settings.folder / "results")
-    inputs = f"{kernel.identity.build_id} {index.identity.build_id} {_tool_digest()}"
+    inputs = f"{kernel.identity.build_id} {index.identity.build_id} {_tool_digest()} {settings.with_companions}"
     versions = (kernel.package, index.package)
+    companions: tuple[str, ...] = ()
+    if settings.with_companions:
+        every = chosen if not settings.only else changed_files(kernel, index.package)
+        companions = (*changed_headers(kernel, index.package), *(change.path for change in every))
     keys = {change.path: _key(inputs, change, versions) for change in changes}
     results = {change.path: _kept(settings.folder, keys[change.path]) for change in changes}
     todo = [change for change in changes if results[change.path] is None]
@@ -87,7 +93,7 @@ def survey(settings: Settings, progress: Progress) -> Survey:
         for change in part:
             progress.advance(change.path)
     progress.begin("building", len(todo))
-    for result in _build_all(settings, todo, versions):
+    for result in _build_all(settings, todo, companions):
         write_durably(_result_path(settings.folder, keys[result.path]), document.encode(result))
         results[result.path] = result
         progress.advance(f"{result.path}: {result.outcome.value}")
@@ -129,14 +135,14 @@ def livepatch_folder(folder: Path, path: str) -> Path:
     return folder / "livepatches" / path.replace("/", "_")
 
 
-def _build_all(settings: Settings, todo: Sequence[ChangedFile], versions: tuple[str, str]) -> Iterator[FileResult]:
+def _build_all(settings: Settings, todo: Sequence[ChangedFile], companions: tuple[str, ...]) -> Iterator[FileResult]:
     """The results in the order in which they are ready; an error that nobody foresaw is one file's result too."""
     if not todo:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(settings.processes, len(todo)), mp_context=context) as pool:
         jobs: dict[Future[FileResult], ChangedFile] = {
-            pool.submit(_build_one, settings, change, versions): change for change in todo
+            pool.submit(_build_one, settings, change, companions): change for change in todo
         }
         for job in as_completed(jobs):
             change, problem = jobs[job], job.exception()
@@ -147,13 +153,13 @@ def _build_all(settings: Settings, todo: Sequence[ChangedFile], versions: tuple[
                 yield FileResult(change.path, change.objects, Outcome.FAILED, message=told)
 
 
-def _build_one(settings: Settings, change: ChangedFile, versions: tuple[str, str]) -> FileResult:
+def _build_one(settings: Settings, change: ChangedFile, companions: tuple[str, ...]) -> FileResult:
     """Runs in a process of its own, where kernel and index are opened once."""
-    worker = _Worker.of(settings)
+    worker = _Worker.of(settings, companions)
     folder = livepatch_folder(settings.folder, change.path)
     for old in folder.glob("*.*") if folder.exists() else ():
         old.unlink()
-    return judge(worker.kernel, worker.vendor, change, fix_of(change, versions), folder)
+    return worker.judge.judge(change, folder)
 
 
 class _Worker:
@@ -161,14 +167,14 @@ class _Worker:
 
     _current: _Worker | None = None
 
-    def __init__(self, settings: Settings) -> None:
-        self.kernel = prepare(settings.kernel)
-        self.vendor = Vendor.of(prepare_index(settings.vendor))
+    def __init__(self, settings: Settings, companions: tuple[str, ...]) -> None:
+        kernel, index = prepare(settings.kernel), prepare_index(settings.vendor)
+        self.judge = Judge(kernel, Vendor.of(index), pairs(kernel, index.package, companions))
 
     @classmethod
-    def of(cls, settings: Settings) -> _Worker:
+    def of(cls, settings: Settings, companions: tuple[str, ...]) -> _Worker:
         if cls._current is None:
-            cls._current = cls(settings)
+            cls._current = cls(settings, companions)
         return cls._current
 
 
