@@ -10,12 +10,14 @@ from kmend.core.document import encode
 from kmend.core.kernel import KernelIdentity
 from kmend.core.manifest import (
     BuildRecord,
+    FileRecord,
     FixRecord,
     Manifest,
     ModuleRecord,
     PatchedFunction,
     PatchedObject,
     ProofRecord,
+    SourceFile,
     module_name,
     sha256_hex,
 )
@@ -38,6 +40,12 @@ def patch_of(cve: str) -> bytes:
 def fix(cve: str) -> FixRecord:
     """A fix that closes one CVE."""
     return FixRecord(sha256_hex(patch_of(cve)), f"close {cve}", (cve,), "upstream", ("net/unix/af_unix.c",))
+
+
+def source_of(cves: Sequence[str]) -> dict[str, bytes]:
+    """The corresponding source of a livepatch with these fixes: file name -> content."""
+    patches = {f"{number:04}-{cve}.patch": patch_of(cve) for number, cve in enumerate(cves, start=1)}
+    return {"series": "".join(f"{name}\n" for name in patches).encode(), "glue.c": b"/* glue */\n", **patches}
 
 
 def module_bytes(level: int, cves: Sequence[str], *, functions: Sequence[str], lie: bool = False) -> tuple[str, bytes]:
@@ -78,15 +86,18 @@ def livepatch(
         pinned=tuple(pinned),
         built=BuildRecord("kmend-factory 0", "gcc"),
         proof=ProofRecord(("unix_ioctl",), ("symbols",)),
+        source=tuple(
+            SourceFile(name, FileRecord(sha256_hex(content), len(content))) for name, content in source_of(cves).items()
+        ),
     )
     return manifest, module
 
 
 def write_build(folder: Path, manifest: Manifest, module: bytes) -> Path:
     """What a build leaves in its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "source").mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_bytes(encode(manifest))
     (folder / f"{manifest.module.name}.ko").write_bytes(module)
-    for record in manifest.fixes:
-        (folder / f"{record.cves[0]}.patch").write_bytes(patch_of(record.cves[0]))
+    for source, content in source_of([record.cves[0] for record in manifest.fixes]).items():
+        (folder / "source" / source).write_bytes(content)
     return folder

@@ -17,6 +17,7 @@ _MODULE_NAME = re.compile(r"kmend_[0-9]{1,6}_[0-9a-f]{8}")
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _OBJECT_NAME = re.compile(r"[A-Za-z0-9_]{1,55}")
 _SYMBOL_NAME = re.compile(r"[A-Za-z0-9_.$]{1,511}")
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
 def sha256_hex(content: bytes) -> str:
@@ -213,6 +214,36 @@ class VendorRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of the repository that is addressed by its content: `files/<2 hex>/<sha256>`."""
+
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        check_digest(self.sha256)
+        if not 0 <= self.size <= 256 * 1024 * 1024:
+            raise MalformedError(f"a file of {self.size} bytes is not believable")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of the livepatch's corresponding source (GPL-2.0, section 3); docs/repository.md says which there are.
+
+    Attributes:
+        name: a plain file name, unique in its livepatch.
+        content: its digest and size.
+    """
+
+    name: str
+    content: FileRecord
+
+    def __post_init__(self) -> None:
+        if not _SOURCE_NAME.fullmatch(self.name):
+            raise MalformedError(f"{self.name[:80]!r} is not a plain file name")
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything that is stated of one livepatch, signed with the repository's metadata.
 
@@ -229,6 +260,7 @@ class Manifest:
         proof: what was checked.
         warnings: what a person should know.
         vendor: how the code compares with the vendor's own fixed kernel; None if it was not held against one.
+        source: the corresponding source; levels of early factories have none here, and their patches by their fixes' digests.
     """
 
     kernel: KernelIdentity
@@ -243,6 +275,7 @@ class Manifest:
     pinned: tuple[str, ...] = ()
     warnings: tuple[Notice, ...] = ()
     vendor: VendorRecord | None = None
+    source: tuple[SourceFile, ...] = ()
     format: str = MANIFEST_FORMAT
 
     def __post_init__(self) -> None:
@@ -255,6 +288,8 @@ class Manifest:
             raise MalformedError(f"module {self.module.name} does not carry the level {self.level}")
         if not self.fixes or not self.objects:
             raise MalformedError("a livepatch holds at least one fix and replaces at least one function")
+        if len({file.name for file in self.source}) != len(self.source):
+            raise MalformedError("two files of the corresponding source have the same name")
 
     @property
     def fix_digests(self) -> frozenset[str]:
@@ -270,19 +305,6 @@ class Manifest:
 def missing_fixes(current: Manifest, candidate: Manifest) -> frozenset[str]:
     """Fixes that `current` has and `candidate` lacks; not empty means that going there is a regression (DESIGN, section 5)."""
     return current.fix_digests - candidate.fix_digests
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """A file of the repository that is addressed by its content: `files/<2 hex>/<sha256>`."""
-
-    sha256: str
-    size: int
-
-    def __post_init__(self) -> None:
-        check_digest(self.sha256)
-        if not 0 <= self.size <= 256 * 1024 * 1024:
-            raise MalformedError(f"a file of {self.size} bytes is not believable")
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,12 +109,19 @@ class Repository:
         Raises:
             TrustError: it cannot be fetched, or is not what the levels say of it.
         """
-        content = self.file(record.manifest, limit=layout.MAX_MANIFEST_BYTES)
-        return read_manifest(content, build_id, record)
+        return read_manifest(self.manifest_content(record), build_id, record)
+
+    def manifest_content(self, record: LevelRecord) -> bytes:
+        """The bytes of one level's manifest, its digest checked."""
+        return self.file(record.manifest, limit=layout.MAX_MANIFEST_BYTES)
 
     def module(self, record: LevelRecord) -> bytes:
         """The unsigned module of one level, its digest checked."""
         return self.file(record.module)
+
+    def source(self, manifest: Manifest) -> dict[str, bytes]:
+        """The corresponding source of one level: file name -> content, every digest checked; see `fetch_source`."""
+        return fetch_source(self._url, manifest, self._transport)
 
     def signature(self, module_sha256: str, signer: str = "") -> bytes:
         """The kernel's detached signature of a module, empty if there is none.
@@ -130,13 +137,7 @@ class Repository:
 
     def file(self, record: FileRecord, *, limit: int | None = None) -> bytes:
         """A content-addressed file, its size bounded before and its digest checked after the fetch."""
-        if limit is not None and record.size > limit:
-            raise TooLargeError(f"file {record.sha256} is said to be {record.size} bytes; {limit} are accepted")
-        with _translated(self._transport):
-            content = self._transport.download_bytes(self._address(layout.file_path(record.sha256)), record.size)
-        if len(content) != record.size or sha256_hex(content) != record.sha256:
-            raise MismatchError(f"file {record.sha256} arrived with other content: {sha256_hex(content)}")
-        return content
+        return fetch_file(self._url, record, self._transport, limit=limit)
 
     def _address(self, path: str) -> str:
         return f"{self._url}/{path}"
@@ -154,6 +155,49 @@ class Repository:
         durable.make_folder(kept.parent)
         durable.write_durably(kept, content)
         return content
+
+
+def fetch_file(url: str, record: FileRecord, transport: Transport, *, limit: int | None = None) -> bytes:
+    """A content-addressed file of the repository at `url`; only as trustworthy as who named its digest.
+
+    Raises:
+        TrustError: it is larger than `limit` bytes, cannot be fetched, or has another content.
+    """
+    if limit is not None and record.size > limit:
+        raise TooLargeError(f"file {record.sha256} is said to be {record.size} bytes; {limit} are accepted")
+    with _translated(transport):
+        content = transport.download_bytes(f"{url}/{layout.file_path(record.sha256)}", record.size)
+    if len(content) != record.size or sha256_hex(content) != record.sha256:
+        raise MismatchError(f"file {record.sha256} arrived with other content: {sha256_hex(content)}")
+    return content
+
+
+def fetch_source(url: str, manifest: Manifest, transport: Transport) -> dict[str, bytes]:
+    """The corresponding source that `manifest` names: file name -> content.
+
+    Levels that were published before manifests named it have their patches in the repository all the same, by the digests
+    of their fixes; then those are returned, and a `series`.
+
+    Raises:
+        TrustError: a file is missing, too large, or has another content.
+    """
+    if len(manifest.source) > layout.MAX_SOURCE_FILES:
+        raise TooLargeError(
+            f"the manifest names {len(manifest.source)} files of source; {layout.MAX_SOURCE_FILES} are accepted"
+        )
+    if manifest.source:
+        return {
+            file.name: fetch_file(url, file.content, transport, limit=layout.MAX_SOURCE_BYTES)
+            for file in manifest.source
+        }
+    found = {}
+    for number, fix in enumerate(manifest.fixes, start=1):
+        with _translated(transport):
+            content = transport.download_bytes(f"{url}/{layout.file_path(fix.digest)}", layout.MAX_SOURCE_BYTES)
+        if sha256_hex(content) != fix.digest:
+            raise MismatchError(f"file {fix.digest} arrived with other content: {sha256_hex(content)}")
+        found[f"{number:04}.patch"] = content
+    return {"series": "".join(f"{name}\n" for name in found).encode(), **found}
 
 
 def read_manifest(content: bytes, build_id: str, record: LevelRecord) -> Manifest:

@@ -2,7 +2,7 @@
 
 metadata/                    TUF metadata (consistent snapshots; timestamp.json is the only file that changes in place)
 targets/kernels/<build ID>/<sha256>.levels.json   the levels of one kernel build
-files/<2 hex>/<sha256>       manifests, unsigned modules, patches: named by their content
+files/<2 hex>/<sha256>       manifests, unsigned modules, corresponding source: named by their content
 signatures/<2 hex>/<sha256 of the unsigned module>[.<signer>].p7s   the kernel's module signature, detached
 """
 
@@ -22,6 +22,9 @@ DEFAULT_BIN_BITS = 8
 MAX_LEVELS_BYTES = 1024 * 1024
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_SIGNATURE_BYTES = 64 * 1024
+MAX_SOURCE_BYTES = 16 * 1024 * 1024
+"""Of one file of a level's corresponding source."""
+MAX_SOURCE_FILES = 5000
 _SIGNER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +13,14 @@ from pathlib import Path
 from kmend import __version__
 from kmend.core.manifest import (
     BuildRecord,
+    FileRecord,
     Manifest,
     ModuleRecord,
     Notice,
     PatchedFunction,
     PatchedObject,
     ProofRecord,
+    SourceFile,
     module_name,
     sha256_hex,
 )
@@ -33,6 +35,7 @@ from kmend.factory.build.compile import (
     object_path,
     shadow_of,
 )
+from kmend.factory.build.corresponding import corresponding_source
 from kmend.factory.build.exitpath import pin_reasons
 from kmend.factory.build.extract import Extraction, Extractor
 from kmend.factory.build.glue import choose_anchors, compile_glue, glue_source
@@ -76,13 +79,13 @@ class Built:
 
     Attributes:
         module: the module file's bytes.
-        series: (file name, content) of the fixes, in order.
+        source: the corresponding source, file name -> content.
         glue: the C text of the glue.
     """
 
     manifest: Manifest
     module: bytes
-    series: tuple[tuple[str, bytes], ...]
+    source: Mapping[str, bytes]
     glue: str
     units: tuple[UnitReport, ...]
     extraction: Extraction
@@ -307,6 +310,8 @@ def _assemble(
     name = module_name(level, hashlib.sha256(code + glue.encode()).hexdigest())
     module = finish(kernel, link(kernel, code, compile_glue(kernel, glue, name, folder), folder))
     checks = simulate(kernel, module, name)
+    compiled = list(dict.fromkeys(unit.patched for unit in units))
+    source = corresponding_source(kernel, fixes, compiled, glue, name, level, base)
     functions: dict[str, list[PatchedFunction]] = {}
     for r in extraction.replacements:
         patched = PatchedFunction(r.original.name, r.sympos, r.original.size, r.patched.size, r.source)
@@ -325,6 +330,9 @@ def _assemble(
         built=BuildRecord(f"kmend-factory {__version__}", kernel.record.compiler, kernel.record.inputs),
         proof=ProofRecord(tuple(sorted(proved for unit in units for proved in unit.proved)), checks),
         warnings=tuple(_warnings(units, extraction)),
+        source=tuple(
+            SourceFile(label, FileRecord(sha256_hex(content), len(content))) for label, content in source.items()
+        ),
     )
     reports = tuple(
         UnitReport(
@@ -336,7 +344,7 @@ def _assemble(
         )
         for unit in units
     )
-    return Built(manifest, module, tuple((fix.name, fix.content) for fix in fixes), glue, reports, extraction)
+    return Built(manifest, module, source, glue, reports, extraction)
 
 
 def _warnings(units: Sequence[_Unit], extraction: Extraction) -> list[Notice]:

@@ -216,9 +216,20 @@ def compile_glue(kernel: Kernel, text: str, module: str, folder: Path) -> bytes:
         CompileError: the recorded command has no place for the glue.
         ProgramFailedError: the compiler or objtool rejects it.
     """
-    compiler, checker = _commands(compile_original(kernel, PLAIN_UNIT).command)
     source, target = folder / "glue.c", folder / "glue.o"
     source.write_text(text)
+    for command in glue_commands(kernel, module, source, target):
+        run(command, cwd=kernel.tree.path, environment=build_environment(), timeout=COMPILE_TIMEOUT)
+    return target.read_bytes()
+
+
+def glue_commands(kernel: Kernel, module: str, source: Path, target: Path) -> tuple[list[str], list[str]]:
+    """How the compiler, then objtool, are called for the glue, in the tree's top folder.
+
+    Raises:
+        CompileError: the recorded command has no place for the glue.
+    """
+    compiler, checker = _commands(compile_original(kernel, PLAIN_UNIT).command)
     names = [
         "-DMODULE",
         f"-DKBUILD_MODFILE=\"{module}\"",
@@ -226,15 +237,7 @@ def compile_glue(kernel: Kernel, text: str, module: str, folder: Path) -> bytes:
         f"-DKBUILD_MODNAME=\"{module}\"",
         f"-D__KBUILD_MODNAME=kmod_{module}",
     ]  # fmt: skip
-    environment = build_environment()
-    run(
-        [*compiler, *names, "-c", "-o", target, source],
-        cwd=kernel.tree.path,
-        environment=environment,
-        timeout=COMPILE_TIMEOUT,
-    )
-    run([*checker, "--module", target], cwd=kernel.tree.path, environment=environment, timeout=COMPILE_TIMEOUT)
-    return target.read_bytes()
+    return [*compiler, *names, "-c", "-o", str(target), str(source)], [*checker, "--module", str(target)]
 
 
 def _commands(recorded: str) -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ mangles, so those are added afterwards, together with `__versions`, by writing t
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from kmend.core.errors import KmendError
@@ -51,10 +52,15 @@ def link(kernel: Kernel, code: bytes, glue: bytes, folder: Path) -> ObjectFile:
     for path, content in parts:
         path.write_bytes(content)
     target = folder / "joined.o"
-    script = kernel.tree.path / "scripts/module.lds"
-    run(["ld", "-m", "elf_x86_64", "-z", "noexecstack", "-r", "--build-id=sha1", "-T", script, "-o", target,
-         *(path for path, _ in parts)], environment=build_environment())  # fmt: skip
+    words = link_command(target, [path for path, _ in parts])
+    run(words, cwd=kernel.tree.path, environment=build_environment())
     return read_object(target.read_bytes())
+
+
+def link_command(target: Path, parts: Sequence[Path]) -> list[str]:
+    """How the linker is called, in the tree's top folder."""
+    options = ["-m", "elf_x86_64", "-z", "noexecstack", "-r", "--build-id=sha1", "-T", "scripts/module.lds"]
+    return ["ld", *options, "-o", str(target), *map(str, parts)]
 
 
 def finish(kernel: Kernel, joined: ObjectFile) -> bytes:

@@ -25,11 +25,8 @@ def write_build(built: Built, folder: Path) -> None:
     if manifest_path.exists() and manifest_path.read_bytes() != content:
         raise SystemProblemError(f"{folder} holds another livepatch already", hint="name a new folder with -o")
     make_folder(folder / "source")
-    for number, (name, patch) in enumerate(built.series, start=1):
-        write_durably(folder / "source" / f"{number:04}-{Path(name).name}", patch)
-    series = "".join(f"{number:04}-{Path(name).name}\n" for number, (name, _) in enumerate(built.series, start=1))
-    write_durably(folder / "source" / "series", series.encode())
-    write_durably(folder / "source" / "glue.c", built.glue.encode())
+    for name, text in built.source.items():
+        write_durably(folder / "source" / name, text)
     write_durably(folder / f"{built.manifest.module.name}.ko", built.module)
     write_durably(manifest_path, content)
 

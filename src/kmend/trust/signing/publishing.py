@@ -26,18 +26,17 @@ from kmend.trust.signing.errors import PublishRefusedError, SigningError
 from kmend.trust.signing.keyfiles import KeyFolder, ModuleKey, renew_root
 
 MAX_MODULE_BYTES = 256 * 1024 * 1024
-MAX_PATCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOutput:
-    """What a build left in its folder: the manifest, the unsigned module, and the patches it was made from."""
+    """What a build left in its folder: the manifest, the unsigned module, and the corresponding source."""
 
     folder: Path
     manifest: Manifest
     manifest_content: bytes
     module: bytes
-    patches: tuple[bytes, ...]
+    source: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +68,10 @@ class Published:
 
 
 def read_build(folder: Path) -> BuildOutput:
-    """Read and check a build's folder: `manifest.json`, `<module name>.ko`, and any `*.patch` that is one of its fixes.
+    """Read and check a build's folder: `manifest.json`, `<module name>.ko`, and the corresponding source in `source/`.
 
     Raises:
-        PublishRefusedError: the module is not the one that the manifest describes.
+        PublishRefusedError: the module or the source is not what the manifest describes.
         SystemProblemError: a file is missing.
     """
     content = durable.read_bounded(folder / "manifest.json", max_bytes=layout.MAX_MANIFEST_BYTES)
@@ -92,13 +91,32 @@ def read_build(folder: Path) -> BuildOutput:
             f"expected {manifest.module.sha256})",
             hint="build it again, and publish the folder as it is",
         )
-    wanted = manifest.fix_digests
-    patches = {}
-    for patch in sorted(folder.rglob("*.patch")):
-        text = durable.read_bounded(patch, max_bytes=MAX_PATCH_BYTES)
-        if sha256_hex(text) in wanted:
-            patches[sha256_hex(text)] = text
-    return BuildOutput(folder, manifest, content, module, tuple(patches.values()))
+    return BuildOutput(folder, manifest, content, module, _read_source(folder / "source", manifest))
+
+
+def _read_source(folder: Path, manifest: Manifest) -> tuple[bytes, ...]:
+    """The corresponding source, without which a level must not be passed on (GPL-2.0, section 3)."""
+    digests = {file.content.sha256 for file in manifest.source}
+    if not manifest.fix_digests <= digests:
+        raise PublishRefusedError(
+            f"the manifest of {manifest.module.name} does not name its corresponding source",
+            hint="build it again with this version of kmend-factory",
+        )
+    if len(manifest.source) > layout.MAX_SOURCE_FILES:
+        raise PublishRefusedError(
+            f"{len(manifest.source)} files of corresponding source; {layout.MAX_SOURCE_FILES} are accepted"
+        )
+    found = []
+    for file in manifest.source:
+        text = durable.read_bounded(folder / file.name, max_bytes=layout.MAX_SOURCE_BYTES)
+        if FileRecord(sha256_hex(text), len(text)) != file.content:
+            raise PublishRefusedError(
+                f"{folder / file.name} is not the file that manifest.json describes (SHA-256 {sha256_hex(text)}, "
+                f"expected {file.content.sha256})",
+                hint="build it again, and publish the folder as it is",
+            )
+        found.append(text)
+    return tuple(found)
 
 
 def check_succession(previous: Sequence[Manifest], candidate: Manifest) -> None:
@@ -274,7 +292,7 @@ class Publisher:
         return read_manifest(content, build_id, record)
 
     def _store(self, build: BuildOutput, key: ModuleKey | None) -> None:
-        for content in (build.manifest_content, build.module, *build.patches):
+        for content in (build.manifest_content, build.module, *build.source):
             self._store_file(content)
         if key is not None:
             self._store_signature(build.module, build.manifest.module.sha256, key, "")

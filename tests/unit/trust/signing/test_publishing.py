@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import shutil
 import signal
@@ -10,20 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.sample_livepatch import BUILD_ID, KERNEL, OTHER_BUILD_ID, livepatch, patch_of, write_build
+from tests.unit.sample_livepatch import BUILD_ID, KERNEL, OTHER_BUILD_ID, livepatch, patch_of, source_of, write_build
 from tests.unit.trust.conftest import NOW, no_passphrase, publisher
 
 from kmend.core import durable
-from kmend.core.document import encode
-from kmend.core.errors import SystemProblemError
+from kmend.core.document import encode, from_plain
+from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.kernel import KernelIdentity
-from kmend.core.manifest import sha256_hex
+from kmend.core.manifest import FileRecord, Manifest, SourceFile, sha256_hex
 from kmend.trust import layout
-from kmend.trust.client import open_repository
+from kmend.trust.client import fetch_source, open_repository
+from kmend.trust.errors import MismatchError
 from kmend.trust.signing import keyfiles
 from kmend.trust.signing.errors import KeyFileError, PublishRefusedError, SigningError
 from kmend.trust.signing.keyfiles import KeyFolder
 from kmend.trust.signing.publishing import Publisher, read_build
+from kmend.trust.transport import Transport
 
 ONE, TWO, THREE = "CVE-2026-2001", "CVE-2026-2002", "CVE-2026-2003"
 
@@ -259,3 +262,63 @@ def test_two_publishes_of_the_same_level(repository: Path, keys: Path, tmp_path:
     assert encode(manifest)
     with pytest.raises(PublishRefusedError, match="not newer"):
         publisher(repository, keys).publish([read_build(build)])
+
+
+def test_the_corresponding_source_is_published_once(repository: Path, keys: Path, tmp_path: Path) -> None:
+    manifest, module = livepatch(2, [ONE, TWO], base=1)
+    before = len(list((repository / "files").rglob("*")))
+    publisher(repository, keys).publish([read_build(write_build(tmp_path / "two", manifest, module))])
+    shared = {sha256_hex(patch_of(ONE)), sha256_hex(b"/* glue */\n")}
+    added = {path.name for path in (repository / "files").rglob("*") if path.is_file()} - shared
+    assert {file.content.sha256 for file in manifest.source} - shared <= added
+    assert len(list((repository / "files").rglob("*"))) <= before + 2 * 4, "manifest, module, series and one patch"
+    with open_repository(
+        repository.as_uri(), bootstrap=(keys / "root.json").read_bytes(), state=tmp_path / "state"
+    ) as opened:
+        levels = opened.levels(BUILD_ID)
+        assert levels is not None
+        assert opened.source(opened.manifest(BUILD_ID, levels.levels[-1])) == source_of([ONE, TWO])
+
+
+@pytest.mark.parametrize("name", ["series", "glue.c", f"0001-{ONE}.patch"])
+def test_source_that_lacks_or_is_not_the_manifests(tmp_path: Path, name: str) -> None:
+    folder = write_build(tmp_path / "one", *livepatch(1, [ONE]))
+    (folder / "source" / name).write_bytes(b"another")
+    with pytest.raises(PublishRefusedError, match="is not the file that manifest"):
+        read_build(folder)
+    (folder / "source" / name).unlink()
+    with pytest.raises(SystemProblemError):
+        read_build(folder)
+
+
+def test_a_manifest_without_source_is_not_published(tmp_path: Path) -> None:
+    manifest, module = livepatch(1, [ONE])
+    folder = write_build(tmp_path / "one", replace(manifest, source=()), module)
+    with pytest.raises(PublishRefusedError, match="does not name its corresponding source"):
+        read_build(folder)
+
+
+def test_levels_of_before_have_their_patches(repository: Path, keys: Path, tmp_path: Path) -> None:
+    """A manifest that names no source was published with its patches, under the digests of its fixes."""
+    manifest, _ = livepatch(1, [ONE])
+    old = replace(manifest, source=())
+    url, transport = repository.as_uri(), Transport()
+    assert fetch_source(url, old, transport) == {"series": b"0001.patch\n", "0001.patch": patch_of(ONE)}
+    (repository / layout.file_path(sha256_hex(patch_of(ONE)))).write_bytes(b"another")
+    with pytest.raises(MismatchError):
+        fetch_source(url, old, transport)
+    with pytest.raises(MismatchError):
+        fetch_source(url, manifest, transport)
+    transport.close()
+
+
+def test_a_manifest_of_an_older_factory_is_read() -> None:
+    tree = json.loads(encode(livepatch(1, [ONE])[0]))
+    del tree["source"]
+    assert from_plain(Manifest, tree).source == ()
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 201])
+def test_names_of_source_files_are_plain(name: str) -> None:
+    with pytest.raises(MalformedError):
+        SourceFile(name, FileRecord("0" * 64, 1))
