@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-all lint format
+.PHONY: help setup demo test test-all lint format fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,6 +22,10 @@ test-all: setup lint ## every test, the slow ones too
 
 lint: setup ## formatting, types, import rules
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+fuzz: setup ## fuzz what reads patches, objects, vmlinux and lists; MINUTES=15 each, TARGETS="patch object"
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt 'atheris>=3,<4'
+	@nice -n 10 $(PY) -m tests.fuzz --minutes $(or $(MINUTES),15) $(TARGETS)
 
 format: setup ## rewrite the formatting
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .

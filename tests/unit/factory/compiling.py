@@ -17,12 +17,20 @@ KERNEL_FLAGS = (
 
 
 @lru_cache(maxsize=256)
-def compile_c(text: str, *flags: str, suffix: str = ".c") -> bytes:
-    """The object file of a C (or, by suffix, assembly) text; without `flags`, compiled much as the kernel is."""
+def compile_c(text: str, *flags: str, suffix: str = ".c", link: bool = False) -> bytes:
+    """The object file of a C (or, by suffix, assembly) text; without `flags`, compiled much as the kernel is.
+
+    Args:
+        link: make a program of it.
+    """
     with tempfile.TemporaryDirectory(prefix="kmend-test-") as name:
         source = Path(name) / f"unit{suffix}"
         source.write_text(text)
-        run(["gcc", *(flags or KERNEL_FLAGS), "-c", "-o", "unit.o", source.name], cwd=Path(name), timeout=60)
+        run(
+            ["gcc", *(flags or KERNEL_FLAGS), *([] if link else ["-c"]), "-o", "unit.o", source.name],
+            cwd=Path(name),
+            timeout=60,
+        )
         return (Path(name) / "unit.o").read_bytes()
 
 

@@ -41,7 +41,12 @@ def read_headers(image: Buffer) -> tuple[int, tuple[SectionHeader, ...]]:
     Raises:
         ElfError: not an ELF64 little-endian file for x86-64, or a table that points outside.
     """
-    view = memoryview(image).cast("B")
+    # Released at once, whatever happens: a mapped file cannot be closed while a view of it is alive.
+    with memoryview(image) as whole, whole.cast("B") as view:
+        return _headers(view)
+
+
+def _headers(view: memoryview) -> tuple[int, tuple[SectionHeader, ...]]:
     if len(view) < _EHDR.size:
         raise ElfError("the file is too short for an ELF header")
     ident, kind, machine, _, _, _, shoff, _, _, _, _, shentsize, shnum, shstrndx = _EHDR.unpack_from(view, 0)

@@ -171,6 +171,15 @@ class _File:
                     lines.append(line.content)
                     origins.append(self._origins[done] if line.kind is LineKind.CONTEXT else 0)
                 done += line.kind is not LineKind.ADDED
+        if lines and not lines[-1].endswith(b"\n") and done < len(self._lines):
+            raise DoesNotApplyError(
+                f"{fix.name} says that {self._path} ends at line {len(lines)}, and {len(self._lines) - done} lines follow there",
+                fix=fix.name,
+                path=self._path,
+                hunk=len(change.hunks),
+                line=done + 1,
+                hint="the patch is for another version of this file; take the backport for this kernel's series",
+            )
         self._lines = lines + self._lines[done:]
         self._origins = origins + self._origins[done:]
         self._exists = change.kind is not ChangeKind.DELETE

@@ -250,6 +250,7 @@ class _Reader:
         while self._at < len(self._lines) and self._lines[self._at].startswith(b"@@ "):
             hunks.append(self._hunk(len(hunks) + 1, kind))
             self._check_order(path, hunks)
+            self._check_end(path, hunks)
         if not hunks:
             raise NoHunksError(
                 f"line {first + 1} of {self._name}: no hunk follows the names of {path}",
@@ -328,6 +329,11 @@ class _Reader:
             if self._at < len(self._lines) and self._lines[self._at].startswith(_NO_NEWLINE[:2]):
                 ending = b""
                 self._at += 1
+                if not line[1:]:
+                    raise BrokenHunkError(
+                        f"line {self._at} of {self._name} says of an empty line that it has no newline",
+                        hint="was the patch edited by hand? Make it again with diff -u or git diff",
+                    )
             lines.append(HunkLine(kind, line[1:] + ending))
         self._check_newlines(where, lines)
         return tuple(lines)
@@ -347,6 +353,17 @@ class _Reader:
             raise BrokenHunkError(
                 f"line {hunk.patch_line} of {self._name}: hunk {hunk.number} of {path} overlaps the one before it",
                 hint="hunks stand in the order of the lines that they change",
+            )
+
+    def _check_end(self, path: str, hunks: Sequence[Hunk]) -> None:
+        """After a line without a newline, which is a file's last, no other hunk can follow."""
+        if len(hunks) > 1 and any(
+            side and not side[-1].endswith(b"\n") for side in (hunks[-2].before, hunks[-2].after)
+        ):
+            raise BrokenHunkError(
+                f"line {hunks[-1].patch_line} of {self._name}: hunk {hunks[-1].number} of {path} "
+                "follows after the end of the file",
+                hint="the hunk before says of its last line that it has no newline; make the patch again with diff -u",
             )
 
 

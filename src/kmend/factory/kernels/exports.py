@@ -42,10 +42,14 @@ class Exports:
             MalformedError: it is not one.
         """
         table = {}
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(
+            path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n"), start=1
+        ):
             parts = line.split("\t")
             if len(parts) != 5 or not _CRC.fullmatch(parts[0]):
-                raise MalformedError(f"line {number} of {path.name} is not an export")
+                raise MalformedError(
+                    f"line {number} of {path.name} is not an export", hint="take it from the headers package"
+                )
             owner = parts[2].rsplit("/", 1)[-1].replace("-", "_")
             table[parts[1]] = Export(parts[1], int(parts[0], 16), owner, "GPL" in parts[3], parts[4])
         return cls(table)

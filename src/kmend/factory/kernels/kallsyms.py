@@ -47,7 +47,7 @@ class Kallsyms:
             MalformedError: it is a stub (as in Debian's image package) or not a symbol list.
         """
         found = []
-        for number, line in enumerate(path.read_text().splitlines()):
+        for number, line in enumerate(path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n")):
             parts = line.split(" ")
             if len(parts) != 3 or not _ADDRESS.fullmatch(parts[0]):
                 raise MalformedError(

@@ -25,6 +25,7 @@ from kmend.factory.elf.constants import (
     SHF_EXECINSTR,
     SHN_LORESERVE,
     SHT_NOBITS,
+    SHT_NULL,
     SHT_RELA,
     SHT_SYMTAB,
     STT_FILE,
@@ -41,6 +42,9 @@ RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend
 CALL, JUMP, CONDITIONAL, SHORT_JUMP = 0xE8, 0xE9, 0x80, 0xEB
 """Opcode bytes before the displacement of `call`, `jmp`, (high half of the second one) `jcc`, and of the short `jmp`."""
 _UNWANTED = (".orc_unwind", ".orc_unwind_ip", ".orc_lookup")
+
+
+_DAMAGED = "the debug package is damaged, or not one of a kernel; delete it from the cache, it will be downloaded again"
 
 
 class VmlinuxError(KmendError):
@@ -94,10 +98,14 @@ def extract(vmlinux: Path, folder: Path) -> str:
 
     Raises:
         ElfError: not an ELF file for x86-64.
-        VmlinuxError: no symbols, no build ID, or not linked with `--emit-relocs`.
+        VmlinuxError: no symbols, no build ID, not linked with `--emit-relocs`, or a table that leads out of the file.
     """
+    if vmlinux.stat().st_size == 0:
+        raise VmlinuxError("vmlinux is empty", hint=_DAMAGED)
     with vmlinux.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as image:
         _, headers = read_headers(image)
+        if sum(header.size for header in headers if header.type not in (SHT_NULL, SHT_NOBITS)) > len(image):
+            raise VmlinuxError("the sections of vmlinux overlap", hint=_DAMAGED)
         sections: list[ImageSection] = []
         with (folder / "image.bin").open("wb") as out:
             for number, header in enumerate(headers):
@@ -114,6 +122,7 @@ def extract(vmlinux: Path, folder: Path) -> str:
             for header in headers
             if header.type == SHT_RELA and header.info in kept and headers[header.info].name != ".data..percpu"
         ]
+        relocations = [table for table in relocations if len(table)]
         if not relocations:
             raise VmlinuxError(
                 "vmlinux holds no relocations", hint="it must be linked with --emit-relocs, as Debian does"
@@ -122,16 +131,32 @@ def extract(vmlinux: Path, folder: Path) -> str:
         np.save(folder / "relocations.npy", joined[np.argsort(joined["offset"], kind="stable")])
         tables = [header for header in headers if header.type == SHT_SYMTAB]
         if len(tables) != 1:
-            raise VmlinuxError("vmlinux holds no symbol table")
-        np.save(folder / "symbols.npy", _array(image, tables[0], SYMBOL))
-        strings = headers[tables[0].link]
-        (folder / "strings.bin").write_bytes(image[strings.offset : strings.offset + strings.size])
+            raise VmlinuxError(f"vmlinux holds {len(tables)} symbol tables and not one", hint=_DAMAGED)
+        symbols = _array(image, tables[0], SYMBOL)
+        strings = _strings(image, headers, tables[0])
+        if (
+            not len(symbols)
+            or int(joined["symbol"].max()) >= len(symbols)
+            or int(symbols["name"].max()) >= len(strings)
+        ):
+            raise VmlinuxError("a relocation or symbol of vmlinux leads out of its table", hint=_DAMAGED)
+        np.save(folder / "symbols.npy", symbols)
+        (folder / "strings.bin").write_bytes(strings)
         (folder / "sections.json").write_text(json.dumps([asdict(section) for section in sections]))
         notes = next((header for header in headers if header.name == ".notes"), None)
         found = build_id_from_notes(image[notes.offset : notes.offset + notes.size]) if notes else None
     if found is None:
-        raise VmlinuxError("vmlinux carries no GNU build ID")
+        raise VmlinuxError("vmlinux carries no GNU build ID", hint=_DAMAGED)
     return found
+
+
+def _strings(image: mmap.mmap, headers: tuple[SectionHeader, ...], symbols: SectionHeader) -> bytes:
+    """The string table of the symbols; its last byte ends the last string."""
+    found = headers[symbols.link] if symbols.link < len(headers) else None
+    content = image[found.offset : found.offset + found.size] if found and found.type != SHT_NOBITS else b""
+    if not content.endswith(b"\0"):
+        raise VmlinuxError("the symbol names of vmlinux are missing or cut short", hint=_DAMAGED)
+    return content
 
 
 def _array(image: mmap.mmap, header: SectionHeader, kind: np.dtype[np.void]) -> npt.NDArray[np.void]:
@@ -169,7 +194,7 @@ class Vmlinux:
         return (self._folder / "strings.bin").read_bytes()
 
     def _name(self, offset: int) -> str:
-        return self._strings[offset : self._strings.index(b"\0", offset)].decode()
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode(errors="replace")
 
     @cached_property
     def _file_starts(self) -> npt.NDArray[np.int64]:

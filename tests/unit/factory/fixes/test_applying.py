@@ -177,3 +177,10 @@ def test_each_file_is_read_once() -> None:
     other = fix_of(SOURCE, SOURCE + b"more\n", path="y.c")
     assert set(apply_series(read, [one, two, other])) == {"x.c", "y.c"}
     assert asked == ["x.c", "y.c"]
+
+
+def test_an_end_of_file_in_the_middle() -> None:
+    """The patch says that the file ends there; joining the lines would make other code of it."""
+    content = b"--- a/x.c\n+++ b/x.c\n@@ -2 +2 @@\n-line 2\n+two\n\\ No newline at end of file\n"
+    with pytest.raises(DoesNotApplyError, match=r"says that x\.c ends at line 2, and 38 lines follow there"):
+        applied(SOURCE, parse_fix(content, "x.patch"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from unidiff.patch import PatchSet
 
 from kmend.factory.fixes import ChangeKind, Fix, FixError, HunkLine, Statement, parse_fix, read_fix
+from kmend.factory.fixes.errors import BrokenHunkError
 from kmend.factory.fixes.model import LineKind
 from kmend.factory.fixes.reading import MAX_FIX_BYTES
 
@@ -267,3 +268,16 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(FixError) as caught:
             read_fix(path)
         assert caught.value.kind == "fix-unreadable"
+
+
+def test_a_hunk_after_the_end_of_the_file() -> None:
+    """Applied as it stands, the line without a newline would run into the next one."""
+    content = b"--- a/x.c\n+++ b/x.c\n@@ -1 +1 @@\n-a\n+b\n\\ No newline at end of file\n@@ -5 +5 @@\n-c\n+d\n"
+    with pytest.raises(BrokenHunkError, match=r"line 7 of x\.patch: hunk 2 of x\.c follows after the end of the file"):
+        parse_fix(content, "x.patch")
+
+
+def test_an_empty_line_without_a_newline() -> None:
+    content = b"--- a/x.c\n+++ b/x.c\n@@ -1 +1 @@\n-a\n+\n\\ No newline at end of file\n"
+    with pytest.raises(BrokenHunkError, match=r"line 6 of x\.patch says of an empty line that it has no newline"):
+        parse_fix(content, "x.patch")

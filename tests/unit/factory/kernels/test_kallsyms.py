@@ -103,3 +103,13 @@ def test_what_is_no_export(tmp_path: Path, line: str) -> None:
     path.write_text(f"0x1\tgood\tvmlinux\tEXPORT_SYMBOL\t\n{line}\n")
     with pytest.raises(MalformedError, match=r"line 2 of Module\.symvers is not an export"):
         Exports.from_symvers(path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"ffffffff81000000 T a\x85b c\n", b""])
+def test_lists_that_are_no_text(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "list"
+    path.write_bytes(content)
+    for reader in (Kallsyms.from_system_map, Exports.from_symvers):
+        with pytest.raises(MalformedError) as caught:
+            reader(path)
+        assert caught.value.hint
