@@ -21,6 +21,7 @@ _COMMANDS = {
     "keys": "kmend.factory.commands.keys",
     "lab": "kmend.factory.commands.lab",
     "publish": "kmend.factory.commands.publish",
+    "reproduce": "kmend.factory.commands.reproduce",
     "survey": "kmend.factory.commands.survey",
 }
 
