@@ -22,6 +22,7 @@ _COMMANDS = {
     "lab": "kmend.factory.commands.lab",
     "publish": "kmend.factory.commands.publish",
     "reproduce": "kmend.factory.commands.reproduce",
+    "selfcheck": "kmend.factory.commands.selfcheck",
     "survey": "kmend.factory.commands.survey",
 }
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
 from kmend.core.cache import cache_root
 from kmend.core.kernel import KernelRef
-from kmend.factory.commands.output import json_option, print_json, say
+from kmend.factory.commands.output import json_option, print_json
+from kmend.factory.commands.progress import ShownProgress
 from kmend.factory.kernels.packages import same_flavour
 from kmend.factory.kernels.prepared import resolve
 from kmend.factory.survey import FileResult, Outcome, Settings, Survey, survey
@@ -65,7 +61,7 @@ def command(
     vendor = KernelRef.parse(newer) if ":" in newer else same_flavour(kernel, newer)
     folder = output if output is not None else cache_root() / "surveys" / f"{kernel}--{vendor}".replace(":", "-")
     settings = Settings(kernel, vendor, folder, only, limit, every, load, processes, with_companions)
-    with _Shown() as progress:
+    with ShownProgress() as progress:
         found = survey(settings, progress)
     if as_json:
         print_json(found)
@@ -73,47 +69,6 @@ def command(
         _tell(found)
         click.echo(f"results and livepatches: {folder}")
     return 1 if found.totals.failed else 0
-
-
-class _Shown:
-    """A progress bar on a terminal, plain lines elsewhere; on standard error."""
-
-    def __init__(self) -> None:
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[told]}"),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bars.add_task("", total=0, told="", visible=False)
-        self._title, self._count, self._done = "", 0, 0
-        self._start = time.monotonic()
-
-    def __enter__(self) -> _Shown:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def begin(self, title: str, count: int) -> None:
-        """A step of `count` parts begins."""
-        self._title, self._count, self._done, self._start = title, count, 0, time.monotonic()
-        if self._bars.disable:
-            say(f"- {title} ({count})")
-        else:
-            self._task = self._bars.add_task(title, total=count, told="")
-
-    def advance(self, told: str) -> None:
-        """A part is done."""
-        self._done += 1
-        if self._bars.disable:
-            say(f"  {self._done}/{self._count} {time.monotonic() - self._start:.0f}s {told}")
-        else:
-            self._bars.update(self._task, advance=1, told=told[:60])
 
 
 def _tell(found: Survey) -> None:
