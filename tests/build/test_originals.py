@@ -71,7 +71,7 @@ def test_a_line_more_at_the_top_changes_nothing(
         first = next(line for line in maker.source(source).splitlines(keepends=True) if line.startswith("#include"))
         edits.append(Edit(source, first, f"struct this_is_not_used;\n{first}", first=True))
     applied = apply_series(lambda path: maker.source(path).encode(), [maker.fix(*edits)])
-    texts = {path: with_line_directives(file) for path, file in applied.items()}
+    texts = {path: with_line_directives(file, path) for path, file in applied.items()}
     with shadow_tree(prepared.tree.path, texts) as shadow, ThreadPoolExecutor(2) as pool:
         patched = list(pool.map(lambda original: compile_patched(shadow, original), originals.values()))
     for original, compiled in zip(originals.values(), patched, strict=True):

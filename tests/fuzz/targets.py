@@ -48,9 +48,10 @@ def patch(data: bytes) -> None:
 def _check_applied(file: AppliedFile) -> None:
     assert len(split_lines(file.patched)) == len(file.origins)
     if file.kind is not ChangeKind.DELETE:
-        numbered = with_line_directives(file)
-        kept = [line for line in split_lines(numbered) if not line.startswith(b"#line ")]
-        assert kept == [line for line in split_lines(file.patched) if not line.startswith(b"#line ")]
+        for name in ("", file.path):
+            numbered = with_line_directives(file, name)
+            kept = [line for line in split_lines(numbered) if not line.startswith(b"#line ")]
+            assert kept == [line for line in split_lines(file.patched) if not line.startswith(b"#line ")]
 
 
 def object_file(data: bytes) -> None:

@@ -24,11 +24,15 @@ from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.manifest import sha256_hex
 from kmend.core.process import ProgramFailedError, run
 from kmend.factory.build.refusal import Refusal, RefusalCode, RefusedError
+from kmend.factory.fixes import ADDED
 from kmend.factory.kernels.prepared import Kernel
 from kmend.factory.kernels.tree import SECTION_FLAGS, build_environment
 
 _COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (?P<command>.*)$", re.MULTILINE)
 COMPILE_TIMEOUT = 600.0
+PATCHED_FLAGS = f"-fmacro-prefix-map={ADDED}= -fdebug-prefix-map=$PWD=."
+"""Added to the command for patched files: `__FILE__` is the same for lines that a fix wrote (`fixes/lines.py`), and debug
+information does not tell where it was compiled. Neither has a say in the code."""
 _TREE = ".tree"
 """The link by which everything in a shadow leads to the tree."""
 
@@ -236,11 +240,12 @@ def compile_patched(shadow: Path, original: CompiledUnit) -> CompiledUnit:
         RefusedError: the compiler rejects the patched source; its messages are in the refusal.
     """
     target = shadow / object_path(original.source)
+    command = original.command.replace(" -c -o ", f" {PATCHED_FLAGS} -c -o ", 1)
     target.unlink(missing_ok=True)
     note = target.parent / f".{target.stem}.o.d"
     note.unlink(missing_ok=True)
     try:
-        run(["/bin/sh", "-e", "-c", original.command.replace(" ; ", " && ")],
+        run(["/bin/sh", "-e", "-c", command.replace(" ; ", " && ")],
             cwd=shadow, environment=build_environment(), timeout=COMPILE_TIMEOUT)  # fmt: skip
     except ProgramFailedError as problem:
         errors = "\n".join(line for line in problem.output.splitlines() if "error:" in line or "Error:" in line)
@@ -254,7 +259,7 @@ def compile_patched(shadow: Path, original: CompiledUnit) -> CompiledUnit:
                 )
             ]
         ) from None
-    return CompiledUnit(original.source, target.read_bytes(), original.command)
+    return CompiledUnit(original.source, target.read_bytes(), command)
 
 
 def check_includes(shadow: Path, tree: Path, source: str, files: Iterable[str]) -> None:

@@ -21,16 +21,19 @@ class Sources:
         applied: the files that it changes, headers among them.
         units: the translation units to compile.
         untouched: the text of those units that it does not change itself, but by headers.
+        names: units that are compiled by one name only -> that name, which is their `__FILE__`.
     """
 
     applied: dict[str, AppliedFile]
     units: tuple[str, ...]
     untouched: dict[str, bytes]
+    names: dict[str, str]
 
     @cached_property
     def texts(self) -> dict[str, bytes]:
         """What is compiled: the patched files with `#line`, and the untouched units."""
-        return {path: with_line_directives(file) for path, file in self.applied.items()} | self.untouched
+        numbered = {path: with_line_directives(file, self.names.get(path, "")) for path, file in self.applied.items()}
+        return numbered | self.untouched
 
     @property
     def plain_texts(self) -> dict[str, bytes]:
@@ -72,7 +75,8 @@ def series_sources(kernel: Kernel, fixes: Sequence[Fix], paths: Sequence[str]) -
         if isinstance(affected, Refusal):
             raise RefusedError([affected])
         untouched = {path: (tree / path).read_bytes() for path in affected if path not in applied}
-    return Sources(applied, (*units, *untouched), untouched)
+    names = {path: kernel.built_as.get(path, path) for path in units if path not in kernel.included_in}
+    return Sources(applied, (*units, *untouched), untouched, names)
 
 
 def _only(fixes: Sequence[Fix], paths: Sequence[str]) -> list[Fix]:

@@ -7,11 +7,12 @@ tree; whoever calls gives a function that reads a file of it.
 
 from kmend.factory.fixes.applying import AppliedFile, DoesNotApplyError, Placement, apply_series
 from kmend.factory.fixes.errors import FixError
-from kmend.factory.fixes.lines import with_line_directives
+from kmend.factory.fixes.lines import ADDED, with_line_directives
 from kmend.factory.fixes.model import ChangeKind, FileChange, Fix, Hunk, HunkLine, Statement
 from kmend.factory.fixes.reading import MAX_FIX_BYTES, parse_fix, read_fix
 
 __all__ = [
+    "ADDED",
     "MAX_FIX_BYTES",
     "AppliedFile",
     "ChangeKind",

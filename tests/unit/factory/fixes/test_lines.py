@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmend.factory.fixes import AppliedFile, ChangeKind, with_line_directives
+from kmend.factory.fixes import ADDED, AppliedFile, ChangeKind, with_line_directives
 
 SOURCE = b"""\
 #define MARK(name) int name = __LINE__
@@ -103,24 +103,28 @@ SAFE_CUTS = [0, 3, 4, 7, 8, 9, 10, 12, 13, 15, 16, 28, 34, 37, 38, 39, 42, 44, 4
         st.tuples(st.sampled_from(SAFE_CUTS), st.just(0), st.integers(1, 3)), max_size=5, unique_by=lambda edit: edit[0]
     ),
     st.booleans(),
+    st.sampled_from(["", "a/x.c"]),
 )
-def test_added_lines_move_no_number(edits: list[tuple[int, int, int]], defined: bool) -> None:
+def test_added_lines_move_no_number(edits: list[tuple[int, int, int]], defined: bool, name: str) -> None:
     applied = edited(edits)
     options = ["-DABSENT"] if defined else []
-    rewritten = with_line_directives(applied)
+    rewritten = with_line_directives(applied, name)
     assert without_numbers(rewritten, *options) == without_numbers(applied.patched, *options)
     for name, line in numbers(rewritten, *options).items():
         assert line == name
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, len(LINES)), st.just(0), st.integers(1, 2)), max_size=4))
-def test_lines_added_anywhere_leave_the_code_as_it_is(edits: list[tuple[int, int, int]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, len(LINES)), st.just(0), st.integers(1, 2)), max_size=4),
+    st.sampled_from(["", "a/x.c"]),
+)
+def test_lines_added_anywhere_leave_the_code_as_it_is(edits: list[tuple[int, int, int]], name: str) -> None:
     applied = edited(edits)
     plain = subprocess.run(["gcc", "-E", "-P", "-x", "c", "-"], input=applied.patched, capture_output=True)
     if plain.returncode:
         return
-    rewritten = with_line_directives(applied)
+    rewritten = with_line_directives(applied, name)
     assert without_numbers(rewritten) == without_numbers(applied.patched)
 
 
@@ -158,3 +162,18 @@ def test_the_directive_waits_for_a_safe_place(at: int, new: bytes, directive_aft
 def test_after_a_skipped_group_the_number_is_given_again() -> None:
     lines = with_line_directives(edited([(9, 0, 1)])).splitlines()
     assert [line for line in lines if line.startswith(b"#line")] == [b"#line 10", b"#line 13", b"#line 16"]
+
+
+def test_added_lines_have_a_file_of_their_own_that_macros_do_not_show() -> None:
+    applied = edited([(3, 0, 2), (28, 1, 1)], b"const char *f%d_at = __FILE__; MARK(v1000);\n")
+    rewritten = with_line_directives(applied, "a/x.c")
+    found = [line for line in rewritten.splitlines() if line.startswith(b"#line")]
+    assert found == [
+        b'#line 4 "fixed/a/x.c"',
+        b'#line 4 "a/x.c"',
+        b'#line 31 "fixed/a/x.c"',
+        b'#line 30 "a/x.c"',
+    ], "an added line carries its number in the patched file, any other the one that it had"
+    shown = " ".join(preprocessed(rewritten, f"-fmacro-prefix-map={ADDED}="))
+    assert shown.count('= "a/x.c"') == 3
+    assert ADDED not in shown
