@@ -63,3 +63,17 @@ def test_a_real_change_is_told_with_evidence(prepared: Kernel, monkeypatch: pyte
     assert evidence.section == ".text.version_proc_show"
     assert evidence.offset > 0
     assert "linux_proc_banner+0x0 against linux_banner+0x0" in evidence.message
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        # Several files of that name, and none of their local symbols to tell them apart.
+        "lib/cmdline.c",
+        # Objects without names that are reached only through each other.
+        "drivers/comedi/drivers/ni_routing/ni_device_routes/pci-6221.c",
+    ],
+)
+def test_files_that_were_once_taken_for_changed(prepared: Kernel, path: str) -> None:
+    found = check(prepared, path)
+    assert (found.verdict, found.evidence, found.message) == (Verdict.NO_CHANGE, (), "")

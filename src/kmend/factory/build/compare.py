@@ -153,14 +153,17 @@ class _Matcher:
                 self.pair(left[0], right[0])
 
     def _static_locals(self) -> None:
-        """Match numbered objects by the order in which matched functions, then matched objects, refer to them."""
+        """Match numbered objects by the order in which matched functions, then matched objects, refer to them.
+
+        An object matched on the way is looked into as well: `__compound_literal.5` may be all that leads to others.
+        """
         holders = [
             (old, self.patched_of[id(old)])
             for old in [*self.original.functions, *self.original.objects]
             if id(old) in self.patched_of
         ]
         for old, new in holders:
-            self._match_referred(old, new)
+            holders += self._match_referred(old, new)
         left: dict[tuple[str, int], list[Element]] = {}
         right: dict[tuple[str, int], list[Element]] = {}
         for side, elements, known in (
@@ -175,7 +178,9 @@ class _Matcher:
             if len(olds) == len(news) == 1:
                 self.pair(olds[0], news[0])
 
-    def _match_referred(self, old: Element, new: Element) -> None:
+    def _match_referred(self, old: Element, new: Element) -> list[tuple[Element, Element]]:
+        """Match what two elements refer to, and say which pairs are new."""
+        found = []
         left, right = self._referred(old), self._referred(new)
         for base, olds in left.items():
             olds = [element for element in olds if id(element) not in self.patched_of]
@@ -185,6 +190,8 @@ class _Matcher:
             ):
                 for a, b in zip(olds, news, strict=True):
                     self.pair(a, b)
+                    found.append((a, b))
+        return found
 
     def _referred(self, element: Element) -> dict[str, list[Element]]:
         found: dict[str, list[Element]] = {}

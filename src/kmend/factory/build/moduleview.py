@@ -11,7 +11,7 @@ from functools import cached_property
 
 from kmend.factory.build.special import AUXILIARY, masked
 from kmend.factory.build.unit import Element, External, Kind, Reference, Unit
-from kmend.factory.build.verify import NOT_LINKED, Mismatch, VerifyError, field_ranges
+from kmend.factory.build.verify import NOT_LINKED, Mismatch, VerifyError, best_blocks, field_ranges
 from kmend.factory.elf import Section, Symbol, read_object
 from kmend.factory.elf.constants import PC_RELATIVE, RELOCATION_WIDTH, STB_LOCAL, STB_WEAK, STT_FILE
 from kmend.factory.kernels.modulefiles import module_image
@@ -102,6 +102,8 @@ class ModulePlacement:
         wanted = {e.name for e in self._unit.functions if not e.is_global and not NOT_LINKED.match(e.name)}
         base = self._unit.source.rsplit("/", 1)[-1]
         found = [table for name, table in self._shipped.file_blocks if name == base and wanted <= table.keys()]
+        if len(found) > 1:
+            found = best_blocks(self._unit, found)
         if len(found) > 1 or (wanted and not found):
             raise VerifyError(
                 f"{len(found)} blocks of local symbols in the shipped module {self.object} fit {self._unit.source}",

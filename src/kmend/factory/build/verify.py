@@ -9,7 +9,9 @@ constant of the same content.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kmend.core.errors import KmendError
 from kmend.factory.build.special import AUXILIARY, masked
@@ -18,6 +20,7 @@ from kmend.factory.elf.constants import (
     PC_RELATIVE,
     R_X86_64_32S,
     RELOCATION_WIDTH,
+    SHT_NOBITS,
     STB_LOCAL,
     STB_WEAK,
 )
@@ -43,6 +46,20 @@ class Mismatch:
     reason: str
     offset: int = -1
     overridden: bool = False
+
+
+Block = TypeVar("Block", bound=Mapping[str, object])
+
+
+def best_blocks(unit: Unit, blocks: Sequence[Block]) -> list[Block]:
+    """Of blocks of local symbols that may all be a file's, those that hold most of its names.
+
+    A file without local symbols has no block, so none of several is wrong: whatever is looked up in it is not there.
+    """
+    names = {element.name for element in unit.elements if element.name and not element.is_global}
+    common = [len(names & block.keys()) for block in blocks]
+    found = [block for block, count in zip(blocks, common, strict=True) if count == max(common)]
+    return found if max(common, default=0) else found[:1]
 
 
 class Placement:
@@ -74,7 +91,7 @@ class Placement:
             if wanted <= table.keys():
                 found.append(table)
         if len(found) > 1:
-            found = [table for table in found if self._bytes_agree(table)]
+            found = best_blocks(unit, [table for table in found if self._bytes_agree(table)])
         if len(found) > 1 or (wanted and not found):
             raise VerifyError(
                 f"{len(found)} blocks of local symbols in the shipped vmlinux fit {unit.source}",
@@ -83,9 +100,14 @@ class Placement:
         return found[0] if found else {}
 
     def _bytes_agree(self, table: dict[str, list[ImageSymbol]]) -> bool:
-        for element in self._unit.functions:
+        for element in self._unit.elements:
             symbols = table.get(element.name, [])
-            if not element.is_global and len(symbols) == 1 and not self._same_bytes(element, symbols[0].address):
+            if (
+                element.section.type != SHT_NOBITS
+                and not element.is_global
+                and len(symbols) == 1
+                and not self._same_bytes(element, symbols[0].address)
+            ):
                 return False
         return True
 

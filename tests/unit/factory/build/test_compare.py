@@ -303,3 +303,17 @@ def test_parents_of_cold_parts() -> None:
     assert parent_name("foo.isra.0.cold") == "foo.isra.0"
     assert parent_name("foo.cold.3") == "foo"
     assert parent_name("coldfoo") is None
+
+
+NESTED = """
+struct route { int to; int *from; };
+struct routes { const char *name; struct route *list; };
+struct routes known = { "a", (struct route[]){
+    { 1, (int[]){ 10, 11, 0 } }, { 2, (int[]){ 20, 21, 0 } }, { 3, (int[]){ 30, 31, 0 } }, { 0 } } };
+"""
+
+
+def test_unnamed_objects_that_only_unnamed_objects_lead_to() -> None:
+    assert_unchanged(compared(NESTED, f"struct unused;\n{NESTED}"))
+    found = compared(NESTED, NESTED.replace("21", "22"))
+    assert [code for code, _ in codes(found)] == ["changed-data"]
