@@ -110,8 +110,8 @@ def test_added_lines_move_no_number(edits: list[tuple[int, int, int]], defined: 
     options = ["-DABSENT"] if defined else []
     rewritten = with_line_directives(applied, name)
     assert without_numbers(rewritten, *options) == without_numbers(applied.patched, *options)
-    for name, line in numbers(rewritten, *options).items():
-        assert line == name
+    for number, line in numbers(rewritten, *options).items():
+        assert line == number
 
 
 @settings(max_examples=60, deadline=None)
