@@ -36,10 +36,9 @@ from kmend.factory.build.compile import (
     shadow_of,
 )
 from kmend.factory.build.corresponding import corresponding_source
-from kmend.factory.build.exitpath import pin_reasons
 from kmend.factory.build.extract import Extraction, Extractor
 from kmend.factory.build.glue import choose_anchors, compile_glue, glue_source
-from kmend.factory.build.layout import layout_refusals, read_types
+from kmend.factory.build.layout import DebugTypes, layout_refusals, read_types
 from kmend.factory.build.link import finish, link
 from kmend.factory.build.loader import simulate
 from kmend.factory.build.moduleview import ModulePlacement
@@ -49,6 +48,7 @@ from kmend.factory.build.preflight import check_files
 from kmend.factory.build.promote import promote
 from kmend.factory.build.refusal import ALLOWABLE, NoChangeError, Refusal, RefusalCode, RefusedError
 from kmend.factory.build.resolve import VMLINUX, Modules, Resolver
+from kmend.factory.build.safety import NOTICE_CODES, Review, ReviewedUnit, old_prototypes, review
 from kmend.factory.build.sources import Sources, series_sources
 from kmend.factory.build.unit import External, Unit
 from kmend.factory.build.vendor import PatchedFile, Vendor, hold
@@ -61,16 +61,20 @@ from kmend.factory.kernels.tree import check_toolchain
 _KLP_RELOCATION_WARNING = 1500
 """6.1 walks all kernel symbols for each klp relocation; from about here on the load takes noticeable time."""
 
+WARNING_CODES = NOTICE_CODES | {"note", "new-data", "no-change", "many-klp-relocations"}
+"""Every code that a warning of the manifest may have; scripts may test these words."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnitReport:
-    """What happened to one source file: names of its functions, by what became of them."""
+    """What happened to one source file: names of its functions, by what became of them; `told` says more in sentences."""
 
     source: str
     changed: tuple[str, ...]
     added: tuple[str, ...]
     removed: tuple[str, ...]
     promoted: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,16 @@ class _Unit:
     patched: CompiledUnit
     comparison: Comparison
     placement: Placement | ModulePlacement
+    before: DebugTypes
+    after: DebugTypes
     refusals: list[Refusal] = field(default_factory=list)
     proved: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def reviewed(self) -> ReviewedUnit:
+        """What the safety reports look at."""
+        return ReviewedUnit(self.source, self.patched.content, self.comparison, self.placement, self.before, self.after)
 
 
 def build(
@@ -146,6 +157,8 @@ def build(
         for unit in units:
             _judge(kernel, unit, allowed)
         found = [refusal for unit in units for refusal in unit.refusals]
+        callers = old_prototypes(kernel, [unit.reviewed for unit in units], modules)
+        found += [refusal for refusal in callers if (refusal.code, refusal.symbol) not in allowed]
         if found:
             raise RefusedError(found)
         units = [unit for unit in units if unit.source not in sources.untouched or unit.comparison.changed]
@@ -155,8 +168,9 @@ def build(
                 hint="its lines may lie in code that this configuration leaves out, or only in comments",
             )
         extraction = _extract(kernel, units, allowed, modules)
+        reviewed = review(kernel, sources.applied, [unit.reviewed for unit in units], extraction, modules)
         progress("linking")
-        built = _assemble(kernel, fixes, units, extraction, level, base, folder, modules)
+        built = _assemble(kernel, fixes, units, extraction, reviewed, level, base, folder, modules)
         if vendor is None:
             return built
         progress(f"comparing with {vendor.index.identity.ref}")
@@ -204,9 +218,9 @@ def _compile_all(kernel: Kernel, sources: Sources, folder: Path, modules: Module
             done = [job for job, problem in zip(jobs, found, strict=True) if not isinstance(problem, RefusedError)]
             results = [job.result() for job in done]
             if rejected:
-                raise RefusedError([*rejected, *(refusal for _, refusals in results for refusal in refusals)])
+                raise RefusedError([*rejected, *(refusal for _, refusals, _ in results for refusal in refusals)])
     units = []
-    for original, (compiled, refusals) in zip(originals, results, strict=True):
+    for original, (compiled, refusals, types) in zip(originals, results, strict=True):
         for home in kernel.units[original.source]:
             comparison = compare(_unit(original), _unit(compiled))
             placement: Placement | ModulePlacement
@@ -214,7 +228,7 @@ def _compile_all(kernel: Kernel, sources: Sources, folder: Path, modules: Module
                 placement = Placement(comparison.original, kernel.vmlinux)
             else:
                 placement = ModulePlacement(comparison.original, modules.shipped(home))
-            unit = _Unit(original.source, original, compiled, comparison, placement)
+            unit = _Unit(original.source, original, compiled, comparison, placement, *types)
             unit.refusals = [*refusals, *comparison.refusals]
             units.append(unit)
     return units
@@ -222,7 +236,7 @@ def _compile_all(kernel: Kernel, sources: Sources, folder: Path, modules: Module
 
 def _compile_one(
     kernel: Kernel, sources: Sources, shadow: Path, original: CompiledUnit, folder: Path
-) -> tuple[CompiledUnit, list[Refusal]]:
+) -> tuple[CompiledUnit, list[Refusal], tuple[DebugTypes, DebugTypes]]:
     """Compile the patched file, and compare the layouts of its types with the original's."""
     folder.mkdir()
     old_path = folder / "original.o"
@@ -230,7 +244,8 @@ def _compile_one(
     compiled = compile_patched(shadow, original)
     check_includes(shadow, kernel.tree.path, original.source, sources.texts)
     new_path = shadow / object_path(original.source)
-    return compiled, layout_refusals(original.source, read_types(old_path, folder), read_types(new_path, folder))
+    types = read_types(old_path, folder), read_types(new_path, folder)
+    return compiled, layout_refusals(original.source, types[0].aggregates, types[1].aggregates), types
 
 
 def _unit(compiled: CompiledUnit) -> Unit:
@@ -296,6 +311,7 @@ def _assemble(
     fixes: Sequence[Fix],
     units: Sequence[_Unit],
     extraction: Extraction,
+    reviewed: Review,
     level: int,
     base: int | None,
     folder: Path,
@@ -323,13 +339,10 @@ def _assemble(
         fixes=tuple(fix.record() for fix in fixes),
         module=ModuleRecord(name, sha256_hex(module), len(module)),
         objects=tuple(PatchedObject(home, modules.build_id(home), tuple(group)) for home, group in functions.items()),
-        pinned=(
-            *pin_reasons(kernel, [(f.source, f.name) for f in functions.get(VMLINUX, [])]),
-            *(f"the kernel may keep the address of the new function {name}" for name in extraction.escaping),
-        ),
+        pinned=tuple(dict.fromkeys(reviewed.pins)),
         built=BuildRecord(f"kmend-factory {__version__}", kernel.record.compiler, kernel.record.inputs),
         proof=ProofRecord(tuple(sorted(proved for unit in units for proved in unit.proved)), checks),
-        warnings=tuple(_warnings(units, extraction)),
+        warnings=tuple(dict.fromkeys([*_warnings(units, extraction), *reviewed.notices])),
         source=tuple(
             SourceFile(label, FileRecord(sha256_hex(content), len(content))) for label, content in source.items()
         ),
@@ -341,6 +354,7 @@ def _assemble(
             tuple(element.name for element in unit.comparison.added),
             tuple(unit.comparison.removed),
             tuple(unit.comparison.promoted),
+            tuple(sentence for source, sentence in reviewed.told if source == unit.source),
         )
         for unit in units
     )

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
-
-from kmend.factory.kernels.prepared import Kernel
+from kmend.factory.build.callgraph import CallGraph
 
 _ROOTS = ("exit_notify", "release_task", "do_task_dead", "make_task_dead")
 _BEFORE = frozenset(
@@ -33,13 +30,13 @@ _BEFORE = frozenset(
 _FOLDERS = ("kernel/sched/",)
 
 
-def pin_reasons(kernel: Kernel, functions: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+def pin_reasons(names: frozenset[str], functions: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     """Why the module must stay loaded: one sentence a function, empty if it may be removed.
 
     Args:
+        names: the kernel's exit path.
         functions: (source file, function) of what the livepatch replaces.
     """
-    names = exit_path(kernel)
     return tuple(
         f"{function} may run in a task that has already left the task list"
         for source, function in functions
@@ -47,40 +44,8 @@ def pin_reasons(kernel: Kernel, functions: Iterable[tuple[str, str]]) -> tuple[s
     )
 
 
-class _Calls:
-    """Which code refers to which, by relative references, both ends as addresses of the functions' symbols."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.names: dict[int, list[str]] = {}
-        for symbol in kernel.kallsyms.symbols:
-            if symbol.type in "tTwW":
-                self.names.setdefault(symbol.address, []).append(symbol.name)
-        self._addresses = {name: address for address, names in self.names.items() for name in names}
-        self._starts = np.array(sorted(self.names), dtype=np.uint64)
-        places, targets = kernel.vmlinux.branches(self._starts)
-        callers = self._function_of(places)
-        order = np.argsort(callers, kind="stable")
-        self._callers, self._places = callers[order], places[order]
-        self._callees = self._function_of(targets)[order]
-
-    def _function_of(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        found = np.searchsorted(self._starts, addresses, side="right") - 1
-        return self._starts[np.maximum(found, 0)]
-
-    def address(self, name: str) -> int | None:
-        """Where the function of that name starts."""
-        return self._addresses.get(name)
-
-    def from_function(self, address: int) -> list[tuple[int, int]]:
-        """(place, called function) of every reference in the function at `address`, by rising place."""
-        low, high = np.searchsorted(self._callers, [np.uint64(address), np.uint64(address + 1)])
-        chosen = slice(int(low), int(high))
-        return sorted(zip(self._places[chosen].tolist(), self._callees[chosen].tolist(), strict=True))
-
-
-def exit_path(kernel: Kernel) -> frozenset[str]:
+def exit_path(calls: CallGraph) -> frozenset[str]:
     """Names of the functions that may run in an unhashed task, as far as direct calls tell."""
-    calls = _Calls(kernel)
     found = {address for address in map(calls.address, (*_ROOTS, "do_exit")) if address is not None}
     todo = [address for address in map(calls.address, _ROOTS) if address is not None]
     do_exit = calls.address("do_exit")

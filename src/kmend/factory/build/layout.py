@@ -1,4 +1,5 @@
-"""Struct layouts, compared: a livepatch runs among unpatched code that reads and writes the same objects.
+"""Types and prototypes from debug information; and struct layouts, compared: a livepatch runs among unpatched code that reads
+and writes the same objects.
 
 Both objects' debug information is turned to BTF by pahole (the tool that Debian's kernels were made with); types of the same
 name are then compared member by member. A new type is fine, a changed one is not.
@@ -49,8 +50,42 @@ class Aggregate:
     members: tuple[Member, ...]
 
 
-def read_types(object_file: Path, folder: Path) -> dict[str, frozenset[Aggregate]]:
-    """The named aggregates of an object's debug information: `struct foo` -> its definitions (one, but for local types).
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A parameter or a result.
+
+    Attributes:
+        type: as the source spells it, more or less.
+        form: how it is handed over: typedefs, signs and qualifiers aside.
+    """
+
+    type: str
+    form: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prototype:
+    """A function's result and parameters; the last one's form is `...` if more may follow."""
+
+    result: Passed
+    parameters: tuple[Passed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DebugTypes:
+    """What an object's debug information says.
+
+    Attributes:
+        aggregates: `struct foo` -> its definitions (one, but for local types).
+        prototypes: of the functions that have code of their own under their own name.
+    """
+
+    aggregates: dict[str, frozenset[Aggregate]]
+    prototypes: dict[str, Prototype]
+
+
+def read_types(object_file: Path, folder: Path) -> DebugTypes:
+    """The named aggregates and the prototypes of an object's debug information.
 
     Raises:
         BtfError: the types cannot be read.
@@ -59,7 +94,8 @@ def read_types(object_file: Path, folder: Path) -> dict[str, frozenset[Aggregate
     target = folder / f"{object_file.name}.btf"
     run(["pahole", f"--btf_encode_detached={target}", object_file], timeout=120)
     try:
-        return _Types(target.read_bytes()).aggregates()
+        types = _Types(target.read_bytes())
+        return DebugTypes(types.aggregates(), types.prototypes())
     except (struct.error, IndexError, ValueError, RecursionError) as problem:
         raise BtfError(f"the types of {object_file.name} cannot be read: {problem}") from None
 
@@ -139,6 +175,54 @@ class _Types:
                 size = 0 if kind == "typedef" else size
                 found.setdefault(f"{kind} {name}", set()).add(Aggregate(kind, name, size, tuple(self._members(number))))
         return {name: frozenset(definitions) for name, definitions in found.items()}
+
+    def prototypes(self) -> dict[str, Prototype]:
+        return {
+            name: self._prototype(self._table[number][2])
+            for number, (kind, name, *_rest) in enumerate(self._table)
+            if kind == "func" and name
+        }
+
+    def _prototype(self, number: int) -> Prototype:
+        kind, _, result, count, _, offset = self._table[number]
+        if kind != "func_proto":
+            raise BtfError("a function has no prototype")
+        types = [struct.unpack_from("<I", self._types, offset + 8 * n + 4)[0] for n in range(count)]
+        return Prototype(
+            self._passed(result), tuple(Passed("...", "...") if t == 0 else self._passed(t) for t in types)
+        )
+
+    def _passed(self, number: int) -> Passed:
+        return Passed(self._spell(number), self._form(number))
+
+    def _form(self, number: int, depth: int = 0) -> str:
+        kind, name, size, _, _, offset = self._table[number]
+        if depth > 64:
+            raise BtfError("the types are nested too deeply")
+        if kind in ("typedef", "volatile", "const", "restrict", "type_tag"):
+            return self._form(size, depth + 1)
+        if kind == "int":
+            (encoding,) = struct.unpack_from("<I", self._types, offset)
+            return "bool" if encoding >> 24 & 4 else f"integer of {size} bytes"
+        if kind in ("enum", "enum64"):
+            return f"integer of {size} bytes"
+        if kind == "ptr":
+            return f"pointer to {self._pointee(size)}"
+        return f"{kind} {name or self._spell(number)}" if kind != "void" else "void"
+
+    def _pointee(self, number: int) -> str:
+        """What a pointer leads to; all pointers to plain bytes and to nothing in particular are one."""
+        for _ in range(64):
+            kind, name, size, *_rest = self._table[number]
+            if kind in ("typedef", "volatile", "const", "restrict", "type_tag"):
+                number = size
+            elif kind in ("fwd", "struct", "union", "enum", "enum64") and name:
+                return name
+            elif kind == "void" or (kind == "int" and size == 1):
+                return "void"
+            else:
+                return self._form(number, 1) if kind == "int" else self._spell(number)
+        raise BtfError("the types are nested too deeply")
 
     def _members(self, number: int) -> Iterator[Member]:
         kind, _, target, count, _, offset = self._table[number]

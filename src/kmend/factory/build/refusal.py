@@ -28,6 +28,7 @@ class RefusalCode(enum.Enum):
     NOT_LINKED = "not-linked"
     CHANGED_DATA = "changed-data"
     STRUCT_LAYOUT = "struct-layout"
+    PROTOTYPE = "prototype"
     NEW_WRITABLE_DATA = "new-writable-data"
     STATIC_LOCAL = "static-local"
     BOOT_TABLE = "boot-table"
@@ -45,6 +46,7 @@ ALLOWABLE = frozenset(
         RefusalCode.INIT_CODE,
         RefusalCode.CHANGED_DATA,
         RefusalCode.STRUCT_LAYOUT,
+        RefusalCode.PROTOTYPE,
         RefusalCode.NEW_WRITABLE_DATA,
         RefusalCode.STATIC_LOCAL,
     }

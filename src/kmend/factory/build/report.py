@@ -51,6 +51,7 @@ def explain(built: Built) -> Iterator[str]:
                 )
         for name, callers in unit.promoted:
             yield f"  {name} cannot be redirected itself; replaced through {', '.join(callers)}"
+        yield from (f"  {sentence}" for sentence in unit.told)
         for name in unit.added:
             yield f"  {name} is new"
         for name in unit.removed:

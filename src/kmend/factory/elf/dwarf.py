@@ -15,9 +15,10 @@ from kmend.factory.elf.objects import ElfError
 DW_TAG_COMPILE_UNIT = 0x11
 DW_AT_NAME = 0x03
 DW_FORM_IMPLICIT_CONST = 0x21
-_FIXED = {0x01: 8, 0x0B: 1, 0x05: 2, 0x06: 4, 0x07: 8, 0x0C: 1, 0x11: 1, 0x12: 2, 0x13: 4, 0x14: 8, 0x0E: 4, 0x17: 4,
+FIXED_FORMS = {0x01: 8, 0x0B: 1, 0x05: 2, 0x06: 4, 0x07: 8, 0x0C: 1, 0x11: 1, 0x12: 2, 0x13: 4, 0x14: 8, 0x0E: 4, 0x17: 4,
           0x19: 0, 0x1F: 4, 0x20: 8, 0x21: 0, 0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4}  # fmt: skip
-_LEB = frozenset({0x0D, 0x0F, 0x15, 0x1A, 0x1B})
+LEB_FORMS = frozenset({0x0D, 0x0F, 0x15, 0x1A, 0x1B})
+"""Forms of a fixed size, with their bytes (DWARF 5, section 7.5.6), and forms that are LEB128 numbers."""
 _STRING, _STRP, _LINE_STRP = 0x08, 0x0E, 0x1F
 
 Patched = Callable[[int, int], int]
@@ -61,17 +62,17 @@ def unit_names(info: Buffer, abbrev: Buffer, strings: Buffer, line_strings: Buff
 def _unit_name(
     data: memoryview, offset: int, abbrev: memoryview, strings: Buffer, line_strings: Buffer, patched: Patched
 ) -> str | None:
-    code, offset = _uleb(data, offset)
+    code, offset = uleb(data, offset)
     tag, attributes = _abbreviation(abbrev, code)
     if tag != DW_TAG_COMPILE_UNIT:
         return None
     for attribute, form in attributes:
         if attribute == DW_AT_NAME:
             if form == _STRING:
-                return _text(data, offset)
+                return text_at(data, offset)
             if form in (_STRP, _LINE_STRP):
                 (raw,) = struct.unpack_from("<I", data, offset)
-                return _text(memoryview(strings if form == _STRP else line_strings).cast("B"), patched(offset, raw))
+                return text_at(memoryview(strings if form == _STRP else line_strings).cast("B"), patched(offset, raw))
             raise ElfError(f"a unit's name has the unknown form {form:#x}")
         offset = _skip(data, offset, form)
     return None
@@ -80,17 +81,17 @@ def _unit_name(
 def _abbreviation(abbrev: memoryview, wanted: int) -> tuple[int, list[tuple[int, int]]]:
     offset = 0
     while True:
-        code, offset = _uleb(abbrev, offset)
+        code, offset = uleb(abbrev, offset)
         if code == 0:
             raise ElfError("an entry of the debug information has no abbreviation")
-        tag, offset = _uleb(abbrev, offset)
+        tag, offset = uleb(abbrev, offset)
         offset += 1
         attributes = []
         while True:
-            attribute, offset = _uleb(abbrev, offset)
-            form, offset = _uleb(abbrev, offset)
+            attribute, offset = uleb(abbrev, offset)
+            form, offset = uleb(abbrev, offset)
             if form == DW_FORM_IMPLICIT_CONST:
-                _, offset = _uleb(abbrev, offset)
+                _, offset = uleb(abbrev, offset)
             if attribute == 0 and form == 0:
                 break
             attributes.append((attribute, form))
@@ -99,17 +100,18 @@ def _abbreviation(abbrev: memoryview, wanted: int) -> tuple[int, list[tuple[int,
 
 
 def _skip(data: memoryview, offset: int, form: int) -> int:
-    size = _FIXED.get(form)
+    size = FIXED_FORMS.get(form)
     if size is not None:
         return offset + size
-    if form in _LEB:
-        return _uleb(data, offset)[1]
+    if form in LEB_FORMS:
+        return uleb(data, offset)[1]
     if form == _STRING:
         return offset + len(_bytes(data, offset)) + 1
     raise ElfError(f"the unknown form {form:#x} stands before a unit's name")
 
 
-def _uleb(data: memoryview, offset: int) -> tuple[int, int]:
+def uleb(data: memoryview, offset: int) -> tuple[int, int]:
+    """The unsigned LEB128 number at `offset`, and where it ends."""
     value = shift = 0
     while True:
         byte = data[offset]
@@ -122,7 +124,8 @@ def _uleb(data: memoryview, offset: int) -> tuple[int, int]:
             raise ElfError("a number in the debug information does not end")
 
 
-def _text(data: memoryview, offset: int) -> str:
+def text_at(data: memoryview, offset: int) -> str:
+    """The string at `offset`."""
     return _bytes(data, offset).decode(errors="replace")
 
 

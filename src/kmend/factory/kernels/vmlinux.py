@@ -93,6 +93,20 @@ class Reference:
     addend: int
 
 
+@dataclass(frozen=True, slots=True)
+class References:
+    """Every relocation of the kept sections, by rising address, as arrays of one length.
+
+    Attributes:
+        targets: symbol's value plus addend; branch_targets: the same for the fields of direct calls and jumps, 0 for the others.
+    """
+
+    places: npt.NDArray[np.uint64]
+    types: npt.NDArray[np.uint32]
+    targets: npt.NDArray[np.uint64]
+    branch_targets: npt.NDArray[np.uint64]
+
+
 def extract(vmlinux: Path, folder: Path) -> str:
     """Cut the debug vmlinux down into `folder` and return its build ID.
 
@@ -297,6 +311,26 @@ class Vmlinux:
             Reference(int(entry["offset"]), int(entry["type"]), int(entry["symbol"]), int(entry["addend"]))
             for entry in self._relocations[int(low) : int(high)]
         )
+
+    def all_references(self) -> References:
+        """Every reference at once, for searches."""
+        types = np.ascontiguousarray(self._relocations["type"])
+        targets = self._symbols["value"][self._relocations["symbol"]] + self._relocations["addend"].astype(np.uint64)
+        branches = np.where(np.isin(types, (R_X86_64_PC32, R_X86_64_PLT32)), targets + np.uint64(4), np.uint64(0))
+        return References(self._relocation_offsets, types, targets, branches)
+
+    def places_of_references(self, address: int) -> list[int]:
+        """Where the kept sections refer to exactly `address`, as far as the linker has seen it."""
+        found = self.all_references()
+        wanted = np.uint64(address)
+        places: list[int] = found.places[(found.targets == wanted) | (found.branch_targets == wanted)].tolist()
+        return places
+
+    def symbol_before(self, address: int) -> ImageSymbol | None:
+        """The last function or object that starts at or before `address`."""
+        values, numbers = self._addresses
+        place = int(np.searchsorted(values, np.uint64(address), side="right")) - 1
+        return self.symbol(int(numbers[place])) if place >= 0 else None
 
     def branches(self, starts: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Place and target of every direct call and jump between functions of `.text`, as two equal long arrays.

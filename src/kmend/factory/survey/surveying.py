@@ -27,7 +27,7 @@ from kmend.factory.survey.loading import Candidate, load_all
 from kmend.factory.survey.record import FileResult, LoadRecord, Outcome, Survey, total
 
 _ORIGINALS_AT_ONCE = 24
-_TOOL = ("build", "derive", "elf", "fixes", "kernels", "survey")
+_TOOL = ("build", "build/safety", "derive", "elf", "fixes", "kernels", "survey")
 """Folders of the factory whose code decides what a survey finds."""
 
 

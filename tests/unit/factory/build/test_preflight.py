@@ -99,6 +99,7 @@ def test_only_questions_of_meaning_can_be_vouched_for() -> None:
         "init-code",
         "changed-data",
         "struct-layout",
+        "prototype",
         "new-writable-data",
         "static-local",
     }
