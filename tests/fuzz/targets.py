@@ -15,9 +15,13 @@ from tests.fuzz.samples import sample_objects
 from kmend.core.errors import KmendError
 from kmend.core.kernel import build_id_from_notes
 from kmend.factory.build.compare import compare
+from kmend.factory.build.safety.balance import balance_notices
+from kmend.factory.build.safety.changes import FileChanges
+from kmend.factory.build.safety.conditionals import left_out
 from kmend.factory.build.special import replacement_of, table_entries, unwind_entries
 from kmend.factory.build.unit import Unit
 from kmend.factory.elf import read_object, write_object
+from kmend.factory.elf.inlining import read_inlining
 from kmend.factory.fixes import AppliedFile, ChangeKind, apply_series, parse_fix, with_line_directives
 from kmend.factory.fixes.applying import split_lines
 from kmend.factory.kernels.exports import Exports
@@ -47,6 +51,9 @@ def patch(data: bytes) -> None:
 
 def _check_applied(file: AppliedFile) -> None:
     assert len(split_lines(file.patched)) == len(file.origins)
+    changes = FileChanges(file)
+    list(balance_notices(changes.before, changes.after, changes.functions))
+    left_out(file.patched, {"CONFIG_A": "y"}, module=False)
     if file.kind is not ChangeKind.DELETE:
         for name in ("", file.path):
             numbered = with_line_directives(file, name)
@@ -56,7 +63,7 @@ def _check_applied(file: AppliedFile) -> None:
 
 def object_file(data: bytes) -> None:
     """Read an object, cut it up, compare it with itself and with a sound one, write it and read that again."""
-    for reader in (units_of, module_details):
+    for reader in (units_of, module_details, read_inlining):
         with suppress(KmendError):
             reader(data)
     image = read_object(data)

@@ -468,6 +468,8 @@ class _UnitExtraction:
         if not names or entry.table not in ("__jump_table", ".static_call_sites"):
             return False
         if entry.table == ".static_call_sites":
+            key = names[0].removeprefix("__SCK__").removeprefix("__SCT__")
+            self._result.notes.append(f"the static call {key} goes through its trampoline in {function.name}")
             return True
         code = function.content[entry.code.target_offset : entry.code.target_offset + 5]
         if names[0].startswith("__tracepoint_") and code.startswith(NOPS):

@@ -170,12 +170,3 @@ def _hunks(numbers: Sequence[int]) -> str:
 
 def _plainest(names: frozenset[str]) -> str:
     return min(names, key=lambda text: (text.startswith("__"), len(text), text))
-
-
-def inlined_changes(unit: UnitView, changed: frozenset[str]) -> dict[str, tuple[str, ...]]:
-    """Replaced function without a changed line of its own -> the changed functions that were put into it."""
-    return {
-        old.name: tuple(sorted(unit.inlining.inlined.get(function_name(old.name), frozenset()) & changed))
-        for old, _ in unit.comparison.changed
-        if function_name(old.name) not in changed
-    }

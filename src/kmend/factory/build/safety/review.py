@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from kmend.core.manifest import Notice
-from kmend.factory.build.compare import Comparison, parent_name
+from kmend.factory.build.compare import Comparison
 from kmend.factory.build.exitpath import pin_reasons
 from kmend.factory.build.extract import Extraction
 from kmend.factory.build.layout import DebugTypes
@@ -24,12 +24,11 @@ from kmend.factory.build.safety.hunks import (
     SAME,
     UNUSED,
     UnitView,
-    function_name,
     hunk_notices,
-    inlined_changes,
 )
 from kmend.factory.build.safety.kernelsets import KernelSets, module_residents
 from kmend.factory.build.safety.prototypes import JudgedUnit, prototype_refusals
+from kmend.factory.build.safety.reach import REACH, reach_notices, reached
 from kmend.factory.build.safety.stacks import RESIDENT, resident_notices, unseen_code
 from kmend.factory.build.unit import Element
 from kmend.factory.build.verify import Placement
@@ -37,9 +36,6 @@ from kmend.factory.elf.inlining import Inlining, read_inlining
 from kmend.factory.fixes import AppliedFile
 from kmend.factory.kernels.prepared import Kernel
 
-REACH = "many-functions"
-_WIDE = 25
-"""More functions than this without a changed line of their own deserve a word."""
 NOTICE_CODES = frozenset({LOCKS, REFERENCES, COPIES, LEFT_OUT, INIT, UNUSED, SAME, RESIDENT, REACH})
 """The codes of the warnings that are given here."""
 
@@ -123,7 +119,10 @@ def review(
     ]
     headers = {name for file in files if file.path.endswith(".h") for name in file.functions}
     found.notices += copy_notices(kernel, sorted(headers), placed)
-    found.notices += _reach(found, units, views, frozenset().union(*(file.functions for file in files)))
+    changed = frozenset().union(*(file.functions for file in files))
+    for unit, view in zip(units, views, strict=True):
+        found.told += ((unit.source, sentence) for sentence in reached(view, changed))
+    found.notices += reach_notices(found.told)
     return found
 
 
@@ -154,26 +153,3 @@ def _residents(units: Sequence[ReviewedUnit], sets: KernelSets, modules: Modules
                 why = next((sets.resident[a] for a in placement.addresses(old) if a in sets.resident), None)
             if why is not None:
                 yield old.name, why
-
-
-def _reach(
-    found: Review, units: Sequence[ReviewedUnit], views: Sequence[UnitView], changed: frozenset[str]
-) -> Iterator[Notice]:
-    """Say why functions without a changed line are replaced; a warning if they are many."""
-    count = 0
-    for unit, view in zip(units, views, strict=True):
-        promoted = {caller for _, callers in unit.comparison.promoted for caller in callers}
-        for name, inlined in inlined_changes(view, changed).items():
-            if parent_name(name) is not None or name in promoted:
-                continue
-            count += 1
-            why = (
-                f"{', '.join(inlined)} {'is' if len(inlined) == 1 else 'are'} inlined into it"
-                if inlined
-                else ("a macro, a type or the compiler's choice of what to inline reaches it")
-            )
-            found.told.append((unit.source, f"{function_name(name)} has no changed line of its own: {why}"))
-    if count > _WIDE:
-        yield Notice(
-            REACH, f"{count} functions are replaced that have no changed line of their own; --explain says why"
-        )
