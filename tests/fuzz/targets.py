@@ -21,6 +21,7 @@ from kmend.factory.build.safety.conditionals import left_out
 from kmend.factory.build.special import replacement_of, table_entries, unwind_entries
 from kmend.factory.build.unit import Unit
 from kmend.factory.elf import read_object, write_object
+from kmend.factory.elf.headers import reader_of
 from kmend.factory.elf.inlining import read_inlining
 from kmend.factory.fixes import AppliedFile, ChangeKind, apply_series, parse_fix, with_line_directives
 from kmend.factory.fixes.applying import split_lines
@@ -63,9 +64,11 @@ def _check_applied(file: AppliedFile) -> None:
 
 def object_file(data: bytes) -> None:
     """Read an object, cut it up, compare it with itself and with a sound one, write it and read that again."""
-    for reader in (units_of, module_details, read_inlining):
+    for reader in (units_of, read_inlining):
         with suppress(KmendError):
             reader(data)
+    with suppress(KmendError):
+        module_details(reader_of(data), len(data))
     image = read_object(data)
     unit = Unit("fuzzed.c", image)
     for entries in table_entries(unit).values():
@@ -90,8 +93,7 @@ def image(data: bytes) -> None:
     """Cut down a vmlinux and ask the result."""
     with tempfile.TemporaryDirectory(prefix="kmend-fuzz-") as name:
         folder = Path(name)
-        (folder / "vmlinux").write_bytes(data)
-        extract(folder / "vmlinux", folder)
+        extract(reader_of(data), len(data), folder)
         found = Vmlinux(folder)
         for block in range(3):
             for label in found.file_blocks("x.c"):

@@ -90,8 +90,8 @@ def compile_originals(kernel: Kernel, sources: Sequence[str]) -> None:
         if not missing:
             return
         try:
-            kernel.tree.make(
-                "--keep-going", *(_target(kernel, source) for source in missing), timeout=6 * COMPILE_TIMEOUT
+            kernel.tree.kbuild(
+                *(_target(kernel, source) for source in missing), options=["--keep-going"], timeout=6 * COMPILE_TIMEOUT
             )
         except ProgramFailedError:
             missing = [source for source in missing if (kernel.tree.path / object_path(source)).exists()]
@@ -133,11 +133,7 @@ def included_files(kernel: Kernel, source: str) -> frozenset[str]:
 def _make_original(kernel: Kernel, source: str, kept: Path) -> None:
     target = _target(kernel, source)
     try:
-        try:
-            kernel.tree.make(target, timeout=COMPILE_TIMEOUT)
-        except ProgramFailedError:
-            # kbuild reaches arch/x86/video by two ways at once, which then get in each other's way.
-            kernel.tree.make("-j1", target, timeout=COMPILE_TIMEOUT)
+        kernel.tree.kbuild(target, timeout=COMPILE_TIMEOUT)
     except ProgramFailedError as problem:
         raise CompileError(
             f"the distro's own {source} does not compile here: {problem.message}",

@@ -1,7 +1,8 @@
 """Names of the compilation units in DWARF, versions 4 and 5, in linked files and in relocatable ones.
 
-Only the first entry of each unit is looked at, and of that only `DW_AT_name`; the rest is stepped over by the unit's length,
-so that half a gigabyte takes about a second. In a relocatable file the numbers stand in the relocations' addends.
+In version 5 each unit's line table begins with the unit's own file, and is a tenth of the rest. Otherwise the first entry of
+each unit is looked at, and of that only `DW_AT_name`; the rest is stepped over by the unit's length. In a relocatable file the
+numbers stand in the relocations' addends.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ LEB_FORMS = frozenset({0x0D, 0x0F, 0x15, 0x1A, 0x1B})
 """Forms of a fixed size, with their bytes (DWARF 5, section 7.5.6), and forms that are LEB128 numbers."""
 _STRING, _STRP, _LINE_STRP = 0x08, 0x0E, 0x1F
 
+DW_LNCT_PATH, DW_LNCT_DIRECTORY = 1, 2
+_MAX_ENTRIES = 1_000_000
+
 Patched = Callable[[int, int], int]
-"""`(offset in .debug_info, the four bytes found there) -> the number meant`: applies relocations where there are any."""
+"""`(offset in the section that is read, the four bytes found there) -> the number meant`: applies relocations."""
 
 
 def unit_names(info: Buffer, abbrev: Buffer, strings: Buffer, line_strings: Buffer, patched: Patched) -> Iterator[str]:
@@ -57,6 +61,86 @@ def unit_names(info: Buffer, abbrev: Buffer, strings: Buffer, line_strings: Buff
             offset += 4 + length
     except (struct.error, IndexError):
         raise ElfError("the debug information is cut short") from None
+
+
+def line_unit_names(lines: Buffer, strings: Buffer, line_strings: Buffer, patched: Patched) -> list[str] | None:
+    """The names of the compilation units by their line tables, in file order; None if one is older than version 5.
+
+    GNU as writes a name's folder apart, and takes it for the folder of the compilation.
+
+    Args:
+        lines: `.debug_line`; strings: `.debug_str`; line_strings: `.debug_line_str`.
+        patched: see `Patched`.
+
+    Raises:
+        ElfError: the debug information is of an unknown kind or cut short.
+    """
+    data = memoryview(lines).cast("B")
+    found = []
+    try:
+        offset = 0
+        while offset + 6 <= len(data):
+            length, version = struct.unpack_from("<IH", data, offset)
+            if length >= 0xFFFFFFF0:
+                raise ElfError("64-bit DWARF is not expected in a kernel")
+            if version < 5:
+                return None
+            # After the header's own length come six single bytes, the last of which says how many opcode lengths follow.
+            table = _LineTable(data, offset + 17 + data[offset + 17], strings, line_strings, patched)
+            folders = table.entries()
+            name, number = table.entries()[0]
+            folder = folders[number][0] if number < len(folders) else ""
+            found.append(f"{folder}/{name}" if folder and not name.startswith("/") else name)
+            offset += 4 + length
+    except (struct.error, IndexError):
+        raise ElfError("the debug information is cut short") from None
+    return found
+
+
+class _LineTable:
+    """The lists of folders and files of a line table's header (DWARF 5, section 6.2.4)."""
+
+    def __init__(self, data: memoryview, offset: int, strings: Buffer, line_strings: Buffer, patched: Patched) -> None:
+        self._data, self._offset, self._patched = data, offset, patched
+        self._texts = {_STRP: memoryview(strings).cast("B"), _LINE_STRP: memoryview(line_strings).cast("B")}
+
+    def entries(self) -> list[tuple[str, int]]:
+        """The next list: path and number of the folder of each."""
+        form_count = self._data[self._offset]
+        self._offset += 1
+        forms = [(self._number(), self._number()) for _ in range(form_count)]
+        count = self._number()
+        if count > min(_MAX_ENTRIES, len(self._data)):
+            raise ElfError("a line table names too many files")
+        found = []
+        for _ in range(count):
+            path, folder = "", 0
+            for content, form in forms:
+                if content == DW_LNCT_PATH:
+                    path = self._path(form)
+                elif content == DW_LNCT_DIRECTORY and form in (0x0B, 0x0F):
+                    folder = self._number() if form == 0x0F else self._data[self._offset]
+                    self._offset += form == 0x0B
+                else:
+                    self._offset = self._offset + 16 if form == 0x1E else _skip(self._data, self._offset, form)
+            found.append((path, folder))
+        return found
+
+    def _number(self) -> int:
+        value, self._offset = uleb(self._data, self._offset)
+        return value
+
+    def _path(self, form: int) -> str:
+        place = self._offset
+        if form == _STRING:
+            text = _bytes(self._data, place)
+            self._offset += len(text) + 1
+            return text.decode(errors="replace")
+        if form not in self._texts:
+            raise ElfError(f"a path of a line table has the unknown form {form:#x}")
+        (raw,) = struct.unpack_from("<I", self._data, place)
+        self._offset += 4
+        return text_at(self._texts[form], self._patched(place, raw))
 
 
 def _unit_name(

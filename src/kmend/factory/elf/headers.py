@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kmend.factory.elf.constants import EM_X86_64, SHN_XINDEX, SHT_NOBITS
@@ -17,6 +18,8 @@ MAX_NAME = 1024
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 """What the readers take: bytes in memory or a mapped file."""
+Reader = Callable[[int, int], bytes]
+"""Reads so many bytes (second) from an offset of a file (first) on; fewer at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +44,38 @@ def read_headers(image: Buffer) -> tuple[int, tuple[SectionHeader, ...]]:
     Raises:
         ElfError: not an ELF64 little-endian file for x86-64, or a table that points outside.
     """
-    # Released at once, whatever happens: a mapped file cannot be closed while a view of it is alive.
-    with memoryview(image) as whole, whole.cast("B") as view:
-        return _headers(view)
+    return headers_by(reader_of(image), len(image))
 
 
-def _headers(view: memoryview) -> tuple[int, tuple[SectionHeader, ...]]:
-    if len(view) < _EHDR.size:
+def reader_of(image: Buffer) -> Reader:
+    """Reads a file that is at hand as a whole. No view of it stays: a mapped file could not be closed while there is one."""
+    return lambda offset, size: bytes(image[offset : offset + size])
+
+
+def headers_by(read: Reader, length: int) -> tuple[int, tuple[SectionHeader, ...]]:
+    """`read_headers` of a file of `length` bytes that is not at hand as a whole."""
+    start = read(0, _EHDR.size)
+    if len(start) < _EHDR.size:
         raise ElfError("the file is too short for an ELF header")
-    ident, kind, machine, _, _, _, shoff, _, _, _, _, shentsize, shnum, shstrndx = _EHDR.unpack_from(view, 0)
+    ident, kind, machine, _, _, _, shoff, _, _, _, _, shentsize, shnum, shstrndx = _EHDR.unpack(start)
     if ident[:7] != b"\x7fELF\x02\x01\x01" or machine != EM_X86_64:
         raise ElfError("not an ELF64 little-endian file for x86-64")
     if shoff == 0:
         return kind, ()
-    if shentsize != _SHDR.size or shoff + _SHDR.size > len(view):
+    if shentsize != _SHDR.size or shoff + _SHDR.size > length:
         raise ElfError("the section table is not where the ELF header says")
-    first = _SHDR.unpack_from(view, shoff)
+    first = _SHDR.unpack(read(shoff, _SHDR.size))
     count = shnum or first[5]
     strings_index = first[6] if shstrndx == SHN_XINDEX else shstrndx
-    if count > MAX_SECTIONS or shoff + count * _SHDR.size > len(view):
+    if count > MAX_SECTIONS or shoff + count * _SHDR.size > length:
         raise ElfError(f"the section table of {count} entries does not fit into the file")
-    raw = [_SHDR.unpack_from(view, shoff + number * _SHDR.size) for number in range(count)]
+    raw = list(_SHDR.iter_unpack(read(shoff, count * _SHDR.size)))
     for number, (_, section_type, _, _, offset, size, *_rest) in enumerate(raw):
-        if section_type not in (0, SHT_NOBITS) and offset + size > len(view):
+        if section_type not in (0, SHT_NOBITS) and offset + size > length:
             raise ElfError(f"section {number} lies outside the file")
     if not 0 <= strings_index < count or raw[strings_index][1] == SHT_NOBITS:
         raise ElfError("the section names are missing")
-    names = bytes(view[raw[strings_index][4] : raw[strings_index][4] + raw[strings_index][5]])
+    names = read(raw[strings_index][4], raw[strings_index][5])
     return kind, tuple(SectionHeader(string_at(names, entry[0]), *entry[1:]) for entry in raw)
 
 

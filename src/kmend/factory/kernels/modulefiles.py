@@ -11,11 +11,11 @@ from pathlib import Path
 from kmend.core.cache import locked
 from kmend.core.errors import KmendError
 from kmend.core.kernel import KernelRef
-from kmend.factory.elf.headers import read_headers
-from kmend.factory.kernels.packages import fetch_package, kernel_packages, members
+from kmend.factory.elf.headers import headers_by
+from kmend.factory.kernels.contents import Contents, Member, contents
+from kmend.factory.kernels.indexing import module_places
+from kmend.factory.kernels.packages import fetch_package, kernel_packages
 from kmend.factory.kernels.prepared import KernelIndex
-
-_STAMP = "complete"
 
 
 class ModuleFileError(KmendError):
@@ -34,37 +34,38 @@ def module_image(kernel: KernelIndex, name: str) -> bytes:
         PackageGoneError: the debug package is no longer to be had.
         ModuleFileError: the kernel has no such module.
     """
-    folder = kernel.folder / "modules"
-    if not (folder / _STAMP).exists():
-        with locked(kernel.folder / "modules.lock"):
-            if not (folder / _STAMP).exists():
-                _take_out(kernel, folder)
-    path = folder / f"{name}.ko"
+    path = kernel.folder / "modules" / f"{name}.ko"
     if not path.is_file():
-        raise ModuleFileError(f"{kernel.identity.ref} has no module {name}")
+        with locked(kernel.folder / "modules.lock"):
+            if not path.is_file():
+                _take_out(kernel, name, path)
     return path.read_bytes()
 
 
-def _take_out(kernel: KernelIndex, folder: Path) -> None:
+def _take_out(kernel: KernelIndex, name: str, path: Path) -> None:
     ref = KernelRef.parse(kernel.identity.ref)
     package = fetch_package(kernel_packages(ref).debug, kernel.package)
-    folder.mkdir(exist_ok=True)
-    for member, content in members(package, lambda name: name.endswith(".ko")):
-        _write_without_debug(folder / Path(member).name.replace("-", "_"), content)
-    (folder / _STAMP).write_text("")
+    path.parent.mkdir(exist_ok=True)
+    with contents(package) as inside:
+        member = module_places(inside, kernel.folder / "index", kernel.identity.release).get(name)
+        if member is None:
+            raise ModuleFileError(f"{kernel.identity.ref} has no module {name}")
+        _write_without_debug(path, inside, member)
 
 
-def _write_without_debug(path: Path, content: bytes) -> None:
-    _, headers = read_headers(content)
+def _write_without_debug(path: Path, inside: Contents, member: Member) -> None:
+    _, headers = headers_by(lambda offset, size: inside.read(member, offset, size), member.size)
     holes = sorted(
         (header.offset, header.offset + header.size)
         for header in headers
         if header.name.startswith((".debug", ".rela.debug", ".BTF"))
     )
-    with path.open("wb") as out:
+    temporary = path.with_suffix(".partial")
+    with temporary.open("wb") as out:
         position = 0
-        for start, end in [*holes, (len(content), len(content))]:
+        for start, end in [*holes, (member.size, member.size)]:
             out.seek(position)
-            out.write(content[position:start])
+            out.write(inside.read(member, position, max(0, start - position)))
             position = max(position, end)
-        out.truncate(len(content))
+        out.truncate(member.size)
+    temporary.replace(path)

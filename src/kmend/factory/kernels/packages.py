@@ -297,7 +297,7 @@ def unpack(package: Package, folder: Path, wanted: Callable[[str], bool]) -> int
 
 
 @contextmanager
-def _archive(package: Package) -> Iterator[IO[bytes]]:
+def archive_stream(package: Package) -> Iterator[IO[bytes]]:
     """The package's tar archive as a stream. Popen, since gigabytes pass through and the reader may stop early."""
     command = ["dpkg-deb", "--fsys-tarfile", os.fspath(package.path)]
     with tempfile.TemporaryFile() as complaints:
@@ -323,11 +323,11 @@ def _archive(package: Package) -> Iterator[IO[bytes]]:
 
 
 def _stream(package: Package, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    with _archive(package) as pipe:
+    with archive_stream(package) as pipe:
         try:
             with tarfile.open(fileobj=pipe, mode="r|") as archive:
                 for member in archive:
-                    name = _safe_path(package, member.name)
+                    name = safe_path(package, member.name)
                     archive.members = []  # type: ignore[attr-defined]  # a stream is read once; keep no list of it
                     if not member.isreg() or not wanted(name):
                         continue
@@ -342,7 +342,7 @@ def _stream(package: Package, wanted: Callable[[str], bool]) -> Iterator[tuple[s
             ) from problem
 
 
-def _safe_path(package: Package, name: str) -> str:
+def safe_path(package: Package, name: str) -> str:
     path = name.removeprefix("./")
     if path.startswith("/") or "\0" in path or ".." in path.split("/"):
         raise PackageProblemError(f"{package.path} holds the unsafe path {name[:200]!r}")

@@ -20,23 +20,20 @@ from kmend.core.durable import sync_folder, write_durably
 from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.kernel import KernelIdentity, KernelRef
 from kmend.factory.kernels.exports import Exports
+from kmend.factory.kernels.indexing import KernelError, ModuleRecordOfKernel, make_index
 from kmend.factory.kernels.kallsyms import Kallsyms
 from kmend.factory.kernels.packages import (
-    Package,
     available_versions,
     fetch_package,
     kernel_packages,
-    members,
     unpack,
 )
-from kmend.factory.kernels.sources import unpack_sources
-from kmend.factory.kernels.tree import SourceTree, included_sources, prepare_tree, read_config
-from kmend.factory.kernels.units import ModuleDetails, module_details, units_of
-from kmend.factory.kernels.vmlinux import Vmlinux, VmlinuxError, extract
+from kmend.factory.kernels.sources import not_needed, unpack_sources
+from kmend.factory.kernels.tree import SourceTree, check_toolchain, included_sources, prepare_tree, read_config
+from kmend.factory.kernels.vmlinux import Vmlinux
 
 INDEX_VERSION = 2
 """Raised whenever what is kept in a prepared kernel's folder changes; older ones are then made anew."""
-_BANNER = re.compile(rb"Linux version (\S+) \([^\n]*\) (#\d+ [^\n]+)\n\0")
 
 
 _BUILD_FOLDER = re.compile(r"/.+/linux-[^/]+/")
@@ -45,31 +42,6 @@ _BUILD_FOLDER = re.compile(r"/.+/linux-[^/]+/")
 def source_of(unit: str) -> str:
     """The source file, relative to the tree, of a compilation unit's name: assembly has the build folder in front."""
     return posixpath.normpath(_BUILD_FOLDER.sub("", unit, count=1) if unit.startswith("/") else unit)
-
-
-class KernelError(KmendError):
-    """A kernel build cannot be prepared or is not prepared."""
-
-    kind = "kernel"
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleRecordOfKernel:
-    """A module that the distro ships for a kernel build.
-
-    Attributes:
-        name: as the kernel has it, with `_`.
-        path: inside the image package, without its compression.
-        build_id: GNU build ID of the shipped file; None if it has none.
-        aliases: what makes the kernel ask for it.
-        depends: names of modules that it needs.
-    """
-
-    name: str
-    path: str
-    build_id: str | None
-    aliases: tuple[str, ...]
-    depends: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +288,7 @@ def _prepare_index(ref: KernelRef, folder: Path) -> None:
     with _building(folder) as temporary:
         index = temporary / "index"
         index.mkdir()
-        found = _index(debug, image, ref, index)
+        found = make_index(debug, image, ref, index)
         record = IndexedRecord(
             index_version=INDEX_VERSION,
             identity=KernelIdentity(found.build_id, ref.release, found.uname_version, str(ref)),
@@ -337,10 +309,13 @@ def _prepare(ref: KernelRef, folder: Path) -> None:
             path.mkdir()
         with ThreadPoolExecutor(1) as pool:
             # The debug package is read while the compiler's tools are built: two cores, two jobs.
-            indexed = pool.submit(_index, packages[names.debug], packages[names.image], ref, index)
-            unpack_sources(version, tree)
+            indexed = pool.submit(make_index, packages[names.debug], packages[names.image], ref, index)
             unpack(packages[names.headers], headers, lambda name: True)
-            prepared = prepare_tree(tree, headers / "usr/src" / names.headers, ref.release, version)
+            flavour = headers / "usr/src" / names.headers
+            config = read_config((flavour / ".config").read_text())
+            check_toolchain(config)
+            unpack_sources(version, tree, not_needed(config))
+            prepared = prepare_tree(tree, flavour, ref.release, version)
             found = indexed.result()
         shutil.rmtree(headers)
         record = PreparedRecord(
@@ -373,85 +348,6 @@ def _building(folder: Path) -> Iterator[Path]:
         ) from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Indexed:
-    """What indexing found out beside the files that it wrote."""
-
-    build_id: str
-    uname_version: str
-    vermagic: str
-    module_struct_size: int
-
-
-def _index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> _Indexed:
-    """Make the index from the debug and the image package."""
-    release = ref.release
-    boot, modules = "usr/lib/debug/boot/", f"usr/lib/debug/lib/modules/{release}/"
-    units: dict[str, list[str]] = {}
-    build_id = ""
-
-    def wanted(name: str) -> bool:
-        plain = name.removeprefix("./")
-        return plain in (f"{boot}vmlinux-{release}", f"{boot}System.map-{release}") or (
-            plain.startswith(modules) and plain.endswith(".ko")
-        )
-
-    for name, content in members(debug, wanted):
-        base = Path(name).name
-        if base.startswith("System.map"):
-            (folder / "System.map").write_bytes(content)
-            continue
-        if base.startswith("vmlinux"):
-            path = folder / "vmlinux"
-            path.write_bytes(content)
-            build_id = extract(path, folder)
-            path.unlink()
-            where = "vmlinux"
-        else:
-            where = base.removesuffix(".ko").replace("-", "_")
-        for source in units_of(content):
-            units.setdefault(source, []).append(where)
-        del content
-    if not build_id or not (folder / "System.map").exists():
-        raise VmlinuxError(f"{debug.path.name} holds no vmlinux and System.map of {release}")
-    (folder / "units.json").write_text(json.dumps(units, sort_keys=True))
-    shipped: list[ModuleRecordOfKernel] = []
-    builds: set[tuple[str, int]] = set()
-    for name, content in members(image, lambda name: name.endswith(".ko")):
-        details = module_details(content)
-        shipped.append(_module(name, details))
-        builds.add((details.info.get("vermagic", [""])[0], details.struct_size))
-    if len(builds) != 1:
-        raise KernelError(f"the modules of {image.path.name} are not of one build: {sorted(builds)}")
-    vermagic, struct_size = builds.pop()
-    (folder / "modules.json").write_text(json.dumps([document.plain(record) for record in shipped]))
-    return _Indexed(build_id, _uname_version(Vmlinux(folder), release), vermagic, struct_size)
-
-
-def _module(name: str, details: ModuleDetails) -> ModuleRecordOfKernel:
-    info = details.info
-    depends = info.get("depends", [""])[0]
-    return ModuleRecordOfKernel(
-        name=Path(name).name.removesuffix(".ko").replace("-", "_"),
-        path=name.removeprefix("./"),
-        build_id=details.build_id,
-        aliases=tuple(info.get("alias", ())),
-        depends=tuple(part.replace("-", "_") for part in depends.split(",") if part),
-    )
-
-
-def _uname_version(vmlinux: Vmlinux, release: str) -> str:
-    """`uname -v` as it stands in the kernel's own banner (`linux_banner`, `init/version.c`)."""
-    banners = vmlinux.named("linux_banner")
-    content = vmlinux.content(banners[0].address, 512) if banners else None
-    match = _BANNER.match(content or b"")
-    if match is None or match[1].decode() != release:
-        raise VmlinuxError(
-            f"the banner of vmlinux does not name {release}", hint="the debug package is of another kernel"
-        )
-    return match[2].decode()
 
 
 def prune(keep: KernelRef | None = None) -> int:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -30,9 +30,13 @@ NOT_FOR_X86 = (
     "arch/[a-wyz]*/[!c]*",
     "arch/[a-wyz]*/c[!r]*",
     "arch/[a-wyz]*/crypto/[!K]*",
+    "tools/perf",
+    "tools/testing",
 )
-"""What a tree that compiles for x86 can do without: the documentation and the other architectures, except the Kconfig
-files among them that `Kconfig` and `crypto/Kconfig` include whatever the architecture is (6.1)."""
+"""What a tree that compiles for x86 can do without: the documentation, programs for people, and the other architectures, except
+the Kconfig files among them that `Kconfig` and `crypto/Kconfig` include whatever the architecture is (6.1)."""
+_BULKY = {"CONFIG_DRM_AMDGPU": "drivers/gpu/drm/amd/include"}
+"""Folders of hundreds of megabytes, and the option without which nothing includes them."""
 MAX_PATH = 4096
 MAX_CHANGELOG = 64 * 1024 * 1024
 """Bytes of a changelog that are read; the oldest entries, at its end, may be cut."""
@@ -135,6 +139,11 @@ def unpack_sources(version: str, folder: Path, excluded: Sequence[str] = NOT_FOR
     _tar(package, ["--strip-components=1", "--anchored", "--wildcards", "--no-wildcards-match-slash", *options], folder)
 
 
+def not_needed(config: Mapping[str, str]) -> tuple[str, ...]:
+    """Patterns of what a tree with that configuration can do without."""
+    return (*NOT_FOR_X86, *(folder for option, folder in _BULKY.items() if config.get(option, "n") == "n"))
+
+
 def check_path(path: str) -> str:
     """`path`, if it is a plain path inside the source tree.
 
@@ -213,7 +222,8 @@ def _tar(package: Package, options: Sequence[str], folder: Path, *, missing_allo
     stages = [
         ["dpkg-deb", "--fsys-tarfile", os.fspath(package.path)],
         ["tar", "--extract", "--to-stdout", "--occurrence", f"./usr/src/{package.name}.tar.xz"],
-        ["xz", "--decompress", "--stdout", "--threads=0"],
+        # Threads of xz hand over blocks in memory that is mapped anew for each: twice as much work as decompressing.
+        ["xz", "--decompress", "--stdout", "--threads=1"],
         ["tar", "--extract", "--no-same-owner", *options],
     ]
     with tempfile.TemporaryFile() as upstream, tempfile.TemporaryFile() as last:
@@ -230,7 +240,7 @@ def _tar(package: Package, options: Sequence[str], folder: Path, *, missing_allo
     if any("No space left" in line for line in problems):
         raise SystemProblemError(
             f"the disk is full: the source in {package.path.name} could not be unpacked",
-            hint=f"free space for {folder} ({shutil.disk_usage(folder).free // 1024**2} MB left; a tree needs 1.5 GB)",
+            hint=f"free space for {folder} ({shutil.disk_usage(folder).free // 1024**2} MB left; a tree needs 1 to 1.5 GB)",
         )
     raise PackageProblemError(
         f"the source in {package.path} cannot be unpacked: {complaint[:300]} {' '.join(problems)[:300]}",

@@ -7,16 +7,19 @@ it the layout of `struct module`. So versions are compared with those that the d
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmend.core.durable import write_durably
 from kmend.core.errors import KmendError
 from kmend.core.process import ProgramFailedError, run
+from kmend.factory.kernels.kbuild import by_starting_folder, exported_variables
 
 SECTION_FLAGS = "-ffunction-sections -fdata-sections"
 """The only flags that are added to the distro's: they give every function and object a section of its own."""
@@ -45,9 +48,42 @@ class SourceTree:
         Raises:
             ProgramFailedError: a target failed.
         """
+        self._run(["-s"], targets, build_environment(), timeout)
+
+    def kbuild(self, *targets: str, options: Sequence[str] = (), timeout: float = 1800.0) -> None:
+        """Make files of the prepared tree by kbuild's own rules, without what `make` does before it comes to them.
+
+        Raises:
+            ProgramFailedError: a target failed; those of other folders were made all the same.
+        """
+        exported = self._kbuild_environment()
+        failed: ProgramFailedError | None = None
+        for folder, group in by_starting_folder(self.path, exported, targets).items():
+            words = ["-rRs", *options, "-f", "scripts/Makefile.build", f"obj={folder}", "need-builtin=1"]
+            try:
+                self._run([*words, "need-modorder=1"], [f"./{target}" for target in group], exported, timeout)
+            except ProgramFailedError as problem:
+                failed = problem
+        if failed is not None:
+            raise failed
+
+    def _run(self, options: Sequence[str], targets: Sequence[str], environment: dict[str, str], timeout: float) -> None:
         jobs = f"-j{os.cpu_count() or 1}"
-        run(["make", "-s", jobs, *self.make_variables, f"KCFLAGS={SECTION_FLAGS}", *targets],
-            cwd=self.path, environment=build_environment(), timeout=timeout)  # fmt: skip
+        words = ["make", jobs, *options, *self.make_variables, f"KCFLAGS={SECTION_FLAGS}", *targets]
+        run(words, cwd=self.path, environment=environment, timeout=timeout)
+
+    def _kbuild_environment(self) -> dict[str, str]:
+        """What the top Makefile exports, recorded beside the tree, wherever the tree lies now."""
+        kept = self.path.with_name(f"{self.path.name}-kbuild.json")
+        try:
+            recorded = json.loads(kept.read_text())
+        except (OSError, ValueError):
+            recorded = exported_variables(
+                lambda rule, goal: self._run(["-s", "--eval", rule], [goal], build_environment(), 600)
+            )
+            write_durably(kept, json.dumps(recorded).encode())
+        there, here = recorded["abs_objtree"], str(self.path)
+        return {**{name: value.replace(there, here) for name, value in recorded.items()}, **build_environment()}
 
 
 def build_environment() -> dict[str, str]:
@@ -140,14 +176,23 @@ def prepare_tree(source: Path, headers: Path, release: str, package: str) -> Sou
             *_distribution(package_h, package),
             f"KBUILD_BUILD_USER={_defined(compile_h, 'LINUX_COMPILE_BY')}",
             f"KBUILD_BUILD_HOST={_defined(compile_h, 'LINUX_COMPILE_HOST')}",
+            # The tools run for milliseconds; optimizing them would take seconds.
+            "HOSTCFLAGS=-O0",
         ),
         compiler=config["CONFIG_CC_VERSION_TEXT"].strip('"'),
     )
     (source / ".config").write_text(distro_config)
     try:
-        tree.make("olddefconfig")
+        try:
+            # What the module of a livepatch needs. `prepare` would also build programs that only vmlinux needs (resolve_btfids).
+            tree.make("prepare0", "tools/objtool")
+        except ProgramFailedError:
+            # The likely reason is a configuration that comes out differently; then that is what to tell of.
+            tree.make("olddefconfig")
+            _compare_config(config, read_config((source / ".config").read_text()))
+            raise
         _compare_config(config, read_config((source / ".config").read_text()))
-        tree.make("prepare", "modules_prepare")
+        tree.kbuild("scripts/module.lds")
     except ProgramFailedError as problem:
         raise EnvironmentDiffersError(
             f"the source tree cannot be prepared: {problem.message}",

@@ -10,49 +10,64 @@ from dataclasses import dataclass
 import numpy as np
 
 from kmend.core.kernel import build_id_from_notes
-from kmend.factory.elf.constants import ET_REL, SHT_RELA
-from kmend.factory.elf.dwarf import unit_names
-from kmend.factory.elf.headers import Buffer, SectionHeader, read_headers
+from kmend.factory.elf.constants import ET_REL, R_X86_64_32, R_X86_64_64
+from kmend.factory.elf.dwarf import Patched, line_unit_names, unit_names
+from kmend.factory.elf.headers import Buffer, Reader, headers_by, reader_of
 from kmend.factory.kernels.vmlinux import RELA
+
+_NUMBERS = (R_X86_64_32, R_X86_64_64)
 
 
 def units_of(image: Buffer) -> tuple[str, ...]:
-    """The source files of vmlinux or of a module's debug file, in file order.
+    """`units_by` of a file that is at hand as a whole."""
+    return units_by(reader_of(image), len(image))
+
+
+def units_by(read: Reader, length: int) -> tuple[str, ...]:
+    """The source files of vmlinux or of a module's debug file of `length` bytes, in file order.
+
+    Where their line tables say it (DWARF 5), nothing else of the debug information is read. A file that was compiled without a
+    folder in its name has the compiler's folder in front of it then.
 
     Raises:
         ElfError: the debug information cannot be read.
     """
-    view = memoryview(image).cast("B")
-    kind, headers = read_headers(image)
+    kind, headers = headers_by(read, length)
+    sections = {header.name: header for header in headers}
 
-    def body(name: str) -> memoryview:
-        header = next((header for header in headers if header.name == name), None)
-        return view[header.offset : header.offset + header.size] if header else view[:0]
+    def body(name: str) -> bytes:
+        header = sections.get(name)
+        return read(header.offset, header.size) if header else b""
 
-    if kind == ET_REL:
-        offsets, addends = _relocated(view, headers)
+    def relocated(name: str) -> Patched:
+        return _relocations(body(f".rela{name}")) if kind == ET_REL else _as_it_stands
 
-        def patched(offset: int, raw: int) -> int:
-            place = int(np.searchsorted(offsets, offset))
-            return int(addends[place]) if place < len(offsets) and int(offsets[place]) == offset else raw
-
-    else:
-
-        def patched(offset: int, raw: int) -> int:
-            return raw
-
-    names = unit_names(body(".debug_info"), body(".debug_abbrev"), body(".debug_str"), body(".debug_line_str"), patched)
+    lines = body(".debug_line")
+    strings, line_strings = body(".debug_str"), body(".debug_line_str")
+    names = line_unit_names(lines, strings, line_strings, relocated(".debug_line")) if lines else None
+    if names is None:
+        abbreviations = body(".debug_abbrev")
+        info = relocated(".debug_info")
+        names = list(unit_names(body(".debug_info"), abbreviations, strings, line_strings, info))
     return tuple(dict.fromkeys(names))
 
 
-def _relocated(view: memoryview, headers: tuple[SectionHeader, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and addends of `.debug_info`'s relocations, by rising offset (their symbols are section starts)."""
-    header = next((h for h in headers if h.type == SHT_RELA and h.name == ".rela.debug_info"), None)
-    if header is None:
-        return np.empty(0, np.uint64), np.empty(0, np.int64)
-    table = np.frombuffer(view[header.offset : header.offset + header.size], dtype=RELA)
-    order = np.argsort(table["offset"], kind="stable")
-    return table["offset"][order], table["addend"][order]
+def _as_it_stands(offset: int, raw: int) -> int:
+    return raw
+
+
+def _relocations(table: bytes) -> Patched:
+    """What the relocations of a debug section make of its numbers (their symbols are section starts)."""
+    entries = np.frombuffer(table, dtype=RELA, count=len(table) // RELA.itemsize)
+    entries = entries[np.isin(entries["type"], _NUMBERS)]
+    order = np.argsort(entries["offset"], kind="stable")
+    offsets, addends = entries["offset"][order], entries["addend"][order]
+
+    def patched(offset: int, raw: int) -> int:
+        place = int(np.searchsorted(offsets, offset))
+        return int(addends[place]) if place < len(offsets) and int(offsets[place]) == offset else raw
+
+    return patched
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +84,23 @@ class ModuleDetails:
     struct_size: int
 
 
-def module_details(image: bytes) -> ModuleDetails:
-    """Read a shipped module.
+def module_details(read: Reader, length: int) -> ModuleDetails:
+    """Read a shipped module of `length` bytes.
 
     Raises:
         ElfError: it is not a module.
     """
-    _, headers = read_headers(image)
+    _, headers = headers_by(read, length)
     build_id = None
     struct_size = 0
     info: dict[str, list[str]] = {}
     for header in headers:
-        body = image[header.offset : header.offset + header.size]
         if header.name == ".note.gnu.build-id":
-            build_id = build_id_from_notes(body)
+            build_id = build_id_from_notes(read(header.offset, header.size))
         elif header.name == ".gnu.linkonce.this_module":
             struct_size = header.size
         elif header.name == ".modinfo":
-            for entry in body.split(b"\0"):
+            for entry in read(header.offset, header.size).split(b"\0"):
                 name, found, value = entry.decode(errors="replace").partition("=")
                 if found:
                     info.setdefault(name, []).append(value)

@@ -1,13 +1,12 @@
 """The shipped vmlinux, cut down to what the factory asks of it: bytes, symbols, relocations, all by address.
 
 Debian's debug vmlinux is linked with `--emit-relocs`, so every reference that the linker resolved is still named. The
-0.6 GB file is read once; what is kept (about 80 MB) is mapped, not loaded.
+0.6 GB file is read once, a tenth of it; what is kept (about 60 MB) is mapped, not loaded.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -31,7 +30,7 @@ from kmend.factory.elf.constants import (
     STT_FILE,
     STT_SECTION,
 )
-from kmend.factory.elf.headers import SectionHeader, read_headers
+from kmend.factory.elf.headers import Reader, SectionHeader, headers_by
 
 SYMBOL = np.dtype(
     [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"), ("size", "<u8")]
@@ -107,74 +106,70 @@ class References:
     branch_targets: npt.NDArray[np.uint64]
 
 
-def extract(vmlinux: Path, folder: Path) -> str:
-    """Cut the debug vmlinux down into `folder` and return its build ID.
+def extract(read: Reader, length: int, folder: Path) -> str:
+    """Cut the debug vmlinux of `length` bytes down into `folder` and return its build ID.
 
     Raises:
         ElfError: not an ELF file for x86-64.
         VmlinuxError: no symbols, no build ID, not linked with `--emit-relocs`, or a table that leads out of the file.
     """
-    if vmlinux.stat().st_size == 0:
+    if length == 0:
         raise VmlinuxError("vmlinux is empty", hint=_DAMAGED)
-    with vmlinux.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as image:
-        _, headers = read_headers(image)
-        if sum(header.size for header in headers if header.type not in (SHT_NULL, SHT_NOBITS)) > len(image):
-            raise VmlinuxError("the sections of vmlinux overlap", hint=_DAMAGED)
-        sections: list[ImageSection] = []
-        with (folder / "image.bin").open("wb") as out:
-            for number, header in enumerate(headers):
-                if not header.flags & SHF_ALLOC or header.name in _UNWANTED:
-                    continue
-                offset = -1
-                if header.type != SHT_NOBITS:
-                    offset = out.tell()
-                    out.write(image[header.offset : header.offset + header.size])
-                sections.append(ImageSection(number, header.name, header.flags, header.address, header.size, offset))
-        kept = {section.index for section in sections}
-        relocations = [
-            _array(image, header, RELA)
-            for header in headers
-            if header.type == SHT_RELA and header.info in kept and headers[header.info].name != ".data..percpu"
-        ]
-        relocations = [table for table in relocations if len(table)]
-        if not relocations:
-            raise VmlinuxError(
-                "vmlinux holds no relocations", hint="it must be linked with --emit-relocs, as Debian does"
-            )
-        joined = np.concatenate(relocations)
-        np.save(folder / "relocations.npy", joined[np.argsort(joined["offset"], kind="stable")])
-        tables = [header for header in headers if header.type == SHT_SYMTAB]
-        if len(tables) != 1:
-            raise VmlinuxError(f"vmlinux holds {len(tables)} symbol tables and not one", hint=_DAMAGED)
-        symbols = _array(image, tables[0], SYMBOL)
-        strings = _strings(image, headers, tables[0])
-        if (
-            not len(symbols)
-            or int(joined["symbol"].max()) >= len(symbols)
-            or int(symbols["name"].max()) >= len(strings)
-        ):
-            raise VmlinuxError("a relocation or symbol of vmlinux leads out of its table", hint=_DAMAGED)
-        np.save(folder / "symbols.npy", symbols)
-        (folder / "strings.bin").write_bytes(strings)
-        (folder / "sections.json").write_text(json.dumps([asdict(section) for section in sections]))
-        notes = next((header for header in headers if header.name == ".notes"), None)
-        found = build_id_from_notes(image[notes.offset : notes.offset + notes.size]) if notes else None
+    _, headers = headers_by(read, length)
+    if sum(header.size for header in headers if header.type not in (SHT_NULL, SHT_NOBITS)) > length:
+        raise VmlinuxError("the sections of vmlinux overlap", hint=_DAMAGED)
+    sections: list[ImageSection] = []
+    found = None
+    with (folder / "image.bin").open("wb") as out:
+        for number, header in enumerate(headers):
+            if not header.flags & SHF_ALLOC or header.name in _UNWANTED:
+                continue
+            offset = -1
+            if header.type != SHT_NOBITS:
+                offset = out.tell()
+                content = read(header.offset, header.size)
+                out.write(content)
+                if header.name == ".notes":
+                    found = build_id_from_notes(content)
+            sections.append(ImageSection(number, header.name, header.flags, header.address, header.size, offset))
+    tables = [header for header in headers if header.type == SHT_SYMTAB]
+    if len(tables) != 1:
+        raise VmlinuxError(f"vmlinux holds {len(tables)} symbol tables and not one", hint=_DAMAGED)
+    # In the order in which they lie in the file: it may be one that is decompressed as it is read.
+    symbols = _array(read, tables[0], SYMBOL)
+    strings = _strings(read, headers, tables[0])
+    kept = {section.index for section in sections}
+    relocations = [
+        _array(read, header, RELA)
+        for header in headers
+        if header.type == SHT_RELA and header.info in kept and headers[header.info].name != ".data..percpu"
+    ]
+    relocations = [table for table in relocations if len(table)]
+    if not relocations:
+        raise VmlinuxError("vmlinux holds no relocations", hint="it must be linked with --emit-relocs, as Debian does")
+    joined = np.concatenate(relocations)
+    if not len(symbols) or int(joined["symbol"].max()) >= len(symbols) or int(symbols["name"].max()) >= len(strings):
+        raise VmlinuxError("a relocation or symbol of vmlinux leads out of its table", hint=_DAMAGED)
+    np.save(folder / "relocations.npy", joined[np.argsort(joined["offset"], kind="stable")])
+    np.save(folder / "symbols.npy", symbols)
+    (folder / "strings.bin").write_bytes(strings)
+    (folder / "sections.json").write_text(json.dumps([asdict(section) for section in sections]))
     if found is None:
         raise VmlinuxError("vmlinux carries no GNU build ID", hint=_DAMAGED)
     return found
 
 
-def _strings(image: mmap.mmap, headers: tuple[SectionHeader, ...], symbols: SectionHeader) -> bytes:
+def _strings(read: Reader, headers: tuple[SectionHeader, ...], symbols: SectionHeader) -> bytes:
     """The string table of the symbols; its last byte ends the last string."""
     found = headers[symbols.link] if symbols.link < len(headers) else None
-    content = image[found.offset : found.offset + found.size] if found and found.type != SHT_NOBITS else b""
+    content = read(found.offset, found.size) if found and found.type != SHT_NOBITS else b""
     if not content.endswith(b"\0"):
         raise VmlinuxError("the symbol names of vmlinux are missing or cut short", hint=_DAMAGED)
     return content
 
 
-def _array(image: mmap.mmap, header: SectionHeader, kind: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    return np.frombuffer(image[header.offset : header.offset + header.size - header.size % kind.itemsize], dtype=kind)
+def _array(read: Reader, header: SectionHeader, kind: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    return np.frombuffer(read(header.offset, header.size - header.size % kind.itemsize), dtype=kind)
 
 
 class Vmlinux:

@@ -42,9 +42,11 @@ def test_every_unit_by_its_path(tmp_path: Path, version: int, relocatable: bool)
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_single_object(version: int) -> None:
-    assert units_of(compile_c("int f(void) { return 1; }", "-g", f"-gdwarf-{version}")) == ("unit.c",)
-    assembled = compile_c(".text\nf: ret\n", "-g", f"-gdwarf-{version}", suffix=".s")
-    assert units_of(assembled) == ("unit.s",)
+    """A name without a folder comes with the compiler's, where the line table says it (DWARF 5)."""
+    (compiled,) = units_of(compile_c("int f(void) { return 1; }", "-g", f"-gdwarf-{version}"))
+    (assembled,) = units_of(compile_c(".text\nf: ret\n", "-g", f"-gdwarf-{version}", suffix=".s"))
+    assert (Path(compiled).name, Path(assembled).name) == ("unit.c", "unit.s")
+    assert version == 5 or compiled == "unit.c"
 
 
 def test_an_object_without_debug_information() -> None:

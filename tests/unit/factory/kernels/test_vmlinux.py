@@ -11,13 +11,12 @@ from tests.fuzz.samples import sample_program
 from kmend.core.errors import KmendError
 from kmend.factory.elf import ElfError
 from kmend.factory.elf.constants import SHT_RELA, SHT_SYMTAB
-from kmend.factory.elf.headers import read_headers
+from kmend.factory.elf.headers import read_headers, reader_of
 from kmend.factory.kernels.vmlinux import Vmlinux, VmlinuxError, extract
 
 
 def _extract(content: bytes, folder: Path) -> str:
-    (folder / "vmlinux").write_bytes(content)
-    return extract(folder / "vmlinux", folder)
+    return extract(reader_of(content), len(content), folder)
 
 
 def _changed(kind: int, field: int, width: int, value: int) -> bytes:
@@ -46,7 +45,6 @@ def test_an_empty_file(tmp_path: Path) -> None:
 
 
 def test_a_section_table_that_leads_out_of_the_file(tmp_path: Path) -> None:
-    """The error comes out as it is: a view of the mapped file that its traceback held once broke the closing of the file."""
     content = bytearray(sample_program())
     content[40:48] = (1 << 40).to_bytes(8, "little")
     with pytest.raises(ElfError, match="section table"):
