@@ -16,6 +16,7 @@ from kmend.factory.commands.output import report_error
 _COMMANDS = {
     "build": "kmend.factory.commands.build",
     "cache": "kmend.factory.commands.cache",
+    "decode": "kmend.factory.commands.decode",
     "derive": "kmend.factory.commands.derive",
     "kernel": "kmend.factory.commands.kernel",
     "keys": "kmend.factory.commands.keys",

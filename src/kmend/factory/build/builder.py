@@ -85,6 +85,8 @@ class Built:
         module: the module file's bytes.
         source: the corresponding source, file name -> content.
         glue: the C text of the glue.
+        objects: the patched objects, with debug information, in the order of extraction.
+        texts: the patched files as they were compiled.
     """
 
     manifest: Manifest
@@ -93,6 +95,8 @@ class Built:
     glue: str
     units: tuple[UnitReport, ...]
     extraction: Extraction
+    objects: tuple[bytes, ...]
+    texts: Mapping[str, bytes]
 
 
 @dataclass(slots=True)
@@ -170,7 +174,8 @@ def build(
         extraction = _extract(kernel, units, allowed, modules)
         reviewed = review(kernel, sources.applied, [unit.reviewed for unit in units], extraction, modules)
         progress("linking")
-        built = _assemble(kernel, fixes, units, extraction, reviewed, level, base, folder, modules)
+        texts = {path: sources.texts[path] for path in sources.applied}
+        built = _assemble(kernel, fixes, units, extraction, reviewed, texts, level, base, folder, modules)
         if vendor is None:
             return built
         progress(f"comparing with {vendor.index.identity.ref}")
@@ -312,6 +317,7 @@ def _assemble(
     units: Sequence[_Unit],
     extraction: Extraction,
     reviewed: Review,
+    texts: Mapping[str, bytes],
     level: int,
     base: int | None,
     folder: Path,
@@ -358,7 +364,8 @@ def _assemble(
         )
         for unit in units
     )
-    return Built(manifest, module, source, glue, reports, extraction)
+    objects = tuple(unit.patched.content for unit in units)
+    return Built(manifest, module, source, glue, reports, extraction, objects, texts)
 
 
 def _warnings(units: Sequence[_Unit], extraction: Extraction) -> list[Notice]:

@@ -14,6 +14,7 @@ from kmend.core.kernel import KernelRef
 from kmend.core.manifest import check_level
 from kmend.factory.build import NoChangeError, RefusedError, Vendor, build, explain, write_build
 from kmend.factory.commands.output import json_option, print_json, report_error, say
+from kmend.factory.desk.companion import keep_companion, write_companion
 from kmend.factory.fixes import read_fix
 from kmend.factory.kernels.prepared import prepare, prepare_index
 
@@ -72,6 +73,8 @@ def command(
             return problem.exit_status
         return report_error(problem)
     write_build(built, output)
+    write_companion(built, output / "debug")
+    keep_companion(built)
     for notice in built.manifest.warnings:
         say(f"warning: {notice.message}")
     cost = _cost()

@@ -11,6 +11,7 @@ from kmend.core.kernel import KernelRef
 from kmend.factory.build import write_build
 from kmend.factory.commands.output import json_option, print_json, say
 from kmend.factory.desk import Claim, Reproduction, claim_of_file, claim_of_repository, reproduce
+from kmend.factory.desk.companion import keep_companion, write_companion
 from kmend.factory.desk.reproducing import cache_of_its_own
 from kmend.factory.kernels.prepared import prepare_index
 
@@ -58,8 +59,10 @@ def command(
     say(f"- level {claim.manifest.level} of {claim.manifest.kernel.ref}, from {claim.place}; {trust}")
     with cache_of_its_own() if fresh else nullcontext():
         result = reproduce(claim, progress=lambda message: say(f"- {message}"))
+    keep_companion(result.built)
     if output is not None:
         write_build(result.built, output)
+        write_companion(result.built, output / "debug")
     for note in result.notes:
         say(f"note: {note}")
     if as_json:
