@@ -43,7 +43,7 @@ from kmend.factory.build.link import finish, link
 from kmend.factory.build.loader import simulate
 from kmend.factory.build.moduleview import ModulePlacement
 from kmend.factory.build.plainproof import PlainProof
-from kmend.factory.build.policy import check_functions, check_sections
+from kmend.factory.build.policy import check_functions, check_sections, drop_discarded
 from kmend.factory.build.preflight import check_files
 from kmend.factory.build.promote import promote
 from kmend.factory.build.refusal import ALLOWABLE, NoChangeError, Refusal, RefusalCode, RefusedError
@@ -259,11 +259,13 @@ def _unit(compiled: CompiledUnit) -> Unit:
 
 def _judge(kernel: Kernel, unit: _Unit, allowed: frozenset[tuple[RefusalCode, str]]) -> None:
     comparison = unit.comparison
+    left_out = drop_discarded(comparison, unit.placement)
     promote(comparison, unit.placement)
     plain = PlainProof(kernel, unit.original, unit.placement)
     refusals, unit.proved = check_functions(comparison, unit.placement, allowed, plain.proves)
     included = [new for _, new in comparison.changed] + comparison.added
-    more, unit.notes = check_sections(comparison, included)
+    more, notes = check_sections(comparison, included)
+    unit.notes = [*left_out, *notes]
     everything = [*unit.refusals, *refusals, *more]
     unit.refusals = [refusal for refusal in everything if (refusal.code, base_name(refusal.symbol)) not in allowed]
 

@@ -103,10 +103,10 @@ def read_types(object_file: Path, folder: Path) -> DebugTypes:
 def layout_refusals(
     source: str, old: dict[str, frozenset[Aggregate]], new: dict[str, frozenset[Aggregate]]
 ) -> list[Refusal]:
-    """A refusal for every aggregate that both have and that differs; an enum may gain values."""
+    """A refusal for every aggregate that both have and that differs; an enum may gain values, members may be renamed."""
     found = []
     for name in sorted(old.keys() & new.keys()):
-        if old[name] == new[name] or _only_gained_values(old[name], new[name]):
+        if old[name] == new[name] or _only_gained_values(old[name], new[name]) or _only_renamed(old[name], new[name]):
             continue
         before, after = next(iter(sorted(old[name], key=repr))), next(iter(sorted(new[name], key=repr)))
         found.append(
@@ -126,6 +126,20 @@ def _only_gained_values(old: frozenset[Aggregate], new: frozenset[Aggregate]) ->
         return False
     (before,), (after,) = old, new
     return before.kind.startswith("enum") and before.size == after.size and set(before.members) <= set(after.members)
+
+
+def _only_renamed(old: frozenset[Aggregate], new: frozenset[Aggregate]) -> bool:
+    """Whether members have other names, but each has its old place and type: the code is the same."""
+    if len(old) != 1 or len(new) != 1:
+        return False
+    (before,), (after,) = old, new
+    places = {member.name: member.place for member in before.members if member.name}
+    return (
+        before.kind in ("struct", "union")
+        and all(places.get(member.name, member.place) == member.place for member in after.members)
+        and before.size == after.size
+        and [(member.place, member.type) for member in before.members] == [(m.place, m.type) for m in after.members]
+    )
 
 
 def _difference(old: Aggregate, new: Aggregate) -> str:

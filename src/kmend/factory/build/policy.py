@@ -67,12 +67,30 @@ def check_functions(
     return refusals, proved
 
 
+def drop_discarded(comparison: Comparison, placement: Placement | ModulePlacement) -> list[str]:
+    """Take changed functions out of the comparison that no kernel runs: `__exit` code of what is built in. Returns notes."""
+    if not isinstance(placement, Placement):
+        return []
+    gone = [old.name for old, _ in comparison.changed if old.section.name.startswith(".exit.text")]
+    comparison.changed[:] = [
+        (old, new) for old, new in comparison.changed if not old.section.name.startswith(".exit.text")
+    ]
+    return [
+        f"{name} is __exit code of what is built in; no kernel runs it, and its change is left out" for name in gone
+    ]
+
+
 def _code_refusal(source: str, old: Element) -> Refusal | None:
     section = old.section.name
     if INIT_CODE.match(section):
+        fate = (
+            "__exit code, which is marked notrace, so livepatch cannot redirect it"
+            if section.startswith(".exit")
+            else "__init code, which is gone since the kernel booted or the module was loaded"
+        )
         return _function_refusal(
             RefusalCode.INIT_CODE, source, old,
-            f"{old.name} is {'__exit' if section.startswith('.exit') else '__init'} code, which is gone since the kernel booted",
+            f"{old.name} is {fate}",
             hint="redo its effect in a function that still runs, or state 'Kmend-Allow: init-code "
             f"{old.name} -- <why its change does not matter now>'",
         )  # fmt: skip

@@ -67,11 +67,11 @@ _NEVER = re.compile(
     r"___ksymtab.*|__ksymtab_strings|__kcrctab.*|__tracepoints|__tracepoints_ptrs|__tracepoints_strings|__bpf_raw_tp_map"
     r"|_ftrace_events|_ftrace_eval_map|__trace_printk_fmt|__syscalls_metadata|_error_injection_whitelist|\.BTF.*|\.modinfo"
     r"|\.discard\..*|\.static_call_tramp_key|\.static_call\.text|\.printk_index|\.note.*|___srcu_struct_ptrs|\.comment"
-    r"|\.eh_frame|\.orc_unwind|\.orc_unwind_ip|\.altinstr_replacement|\.altinstr_aux"
+    r"|\.exitcall\.exit|\.eh_frame|\.orc_unwind|\.orc_unwind_ip|\.altinstr_replacement|\.altinstr_aux"
 )
 """Definitions that belong to the kernel that runs: never copied, and their differences mean nothing to a livepatch."""
 _BOOT = re.compile(
-    r"\.pci_fixup.*|__param|__modver|\.initcall.*|\.init\..*|\.exit\..*|\.exitcall.*|\.con_initcall.*|\.x86_cpu_dev\.init"
+    r"\.pci_fixup.*|__param|__modver|\.initcall.*|\.init\..*|\.exit\..*|\.con_initcall.*|\.x86_cpu_dev\.init"
     r"|\.meminit.*|\.apicdrivers|\.iommu_table|__earlycon_table|\.acpi\..*|__clk_of_table|__thermal_table.*|\.runtime_.*"
 )
 """Tables and code that were used up when the kernel booted."""

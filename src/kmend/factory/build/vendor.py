@@ -92,8 +92,11 @@ def hold(vendor: Vendor, files: Sequence[PatchedFile]) -> VendorRecord:
 
 
 def differences(unit: Unit, there: VendorObject) -> dict[str, Difference]:
-    """Function name -> how it differs from that object's, for those functions of a unit that do."""
-    placement = VendorPlacement(unit, there)
+    """Function name -> how it differs from that object's, for those functions of a unit that do.
+
+    The number of a header's line inside a string is no difference.
+    """
+    placement = VendorPlacement(unit, there, any_line=True)
     found = {element.name: placement.difference(element) for element in unit.functions}
     return {name: difference for name, difference in found.items() if difference is not None}
 

@@ -6,6 +6,7 @@ the compiler numbered static locals and clones anew, where functions may be miss
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ _MAX_DEPTH = 8
 _LINE_OF_DESCRIPTOR = (32, 36)
 """`lineno`, `class_id` and `flags` in `struct _ddebug` (include/linux/dynamic_debug.h, 6.1)."""
 CALL = 0xE8
+_LINE_IN_STRING = re.compile(rb"(?<=\.[ch]):\d+")
+_MORE_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,9 @@ class Difference:
 class VendorPlacement:
     """Where the elements of one unit lie in the vendor's object, as far as they are there."""
 
-    def __init__(self, unit: Unit, there: VendorObject) -> None:
+    def __init__(self, unit: Unit, there: VendorObject, any_line: bool = False) -> None:
+        """`any_line`: strings that differ in the number of a header's line alone (`list.h:588`) count as the same."""
+        self._any_line = any_line
         self._unit = unit
         self._there = there
         self._locals = self._file_block()
@@ -159,9 +164,19 @@ class VendorPlacement:
             same = all(self._wrong_reference(target, inner, begin, depth + 1) is None for inner in target.references)
         if same:
             return None
+        if self._any_line and target.kind is Kind.STRING and self._same_but_line(target.content, begin):
+            return None
         if target.kind is Kind.STRING:
             return f"another string ({_printable(target.content)} here, {_printable(shipped)} there)"
         return f"another {target.name or 'constant'}"
+
+    def _same_but_line(self, content: bytes, begin: Place) -> bool:
+        # The number may have more or fewer digits there.
+        shipped = self._there.content(begin, len(content) + _MORE_DIGITS) or self._there.content(begin, len(content))
+        ours, theirs = (text.partition(b"\0")[0] for text in (content, shipped or b""))
+        return _LINE_IN_STRING.search(ours) is not None and (
+            _LINE_IN_STRING.sub(b"", ours) == _LINE_IN_STRING.sub(b"", theirs)
+        )
 
     def calls(self, landmark: Landmark) -> tuple[str, ...]:
         """Names of the functions that the vendor's one calls directly, clones by class, sorted."""

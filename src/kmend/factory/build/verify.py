@@ -92,6 +92,9 @@ class Placement:
                 found.append(table)
         if len(found) > 1:
             found = best_blocks(unit, [table for table in found if self._bytes_agree(table)])
+        if len(found) > 1 and not wanted:
+            # Nothing of this file tells them apart, and so nothing of it is local.
+            return {}
         if len(found) > 1 or (wanted and not found):
             raise VerifyError(
                 f"{len(found)} blocks of local symbols in the shipped vmlinux fit {unit.source}",

@@ -86,8 +86,9 @@ def _tell(found: Survey) -> None:
     }
     for name, count in shares.items():
         click.echo(f"  {name:24}{count:5}{_share(count, totals.files)}")
-    equal = totals.functions_equal_to_vendor
+    equal, identical = totals.functions_equal_to_vendor, totals.functions_identical
     click.echo(f"functions equal to the vendor's: {equal} of {totals.functions}{_share(equal, totals.functions)}")
+    click.echo(f"  their line numbers too: {identical}{_share(identical, totals.functions)}")
     for title, counts in (("refusals", totals.refusals), ("differences", totals.causes)):
         if counts:
             click.echo(f"{title}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))

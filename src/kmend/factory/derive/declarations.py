@@ -20,6 +20,11 @@ _COMMENT_OR_STRING = re.compile(
     r'/\*.*?(?:\*/|\Z)|//(?:\\\n|[^\n])*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL
 )
 _SPACE = re.compile(r"\s+")
+_FORWARD = re.compile(r"(?:struct|union|enum) \w+ ?;")
+"""A type's name without its members, which generates no code and changes no layout."""
+_ASSEMBLY = re.compile(r"\s*#\s*(?:ifdef\s+|if\s+defined\s*\(?\s*)__ASSEMBLY__\b")
+_EXPANSION = re.compile(r"\w+ ?\(")
+"""A macro's expansion at top level: the macro's own name is not what it declares."""
 _DEFINE = re.compile(r"\s*#\s*(?:define|undef)\s+(\w+)")
 _TAG = re.compile(r"\b(?:struct|union|enum)\s+(?:__\w+(?:\([^)]*\))?\s+)*(\w+)\s*\{")
 _ENUM_BODY = re.compile(r"\benum\b[^{};]*\{([^}]*)\}")
@@ -43,7 +48,7 @@ class DeclarationKind(enum.Enum):
     OTHER = "other"
     """A prototype, a variable, or a macro's expansion at top level."""
     DIRECTIVE = "directive"
-    """`#include` and the like; it has no name."""
+    """`#include` and the like, and a type named without its members; nobody uses it by a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ class DeclarationChange:
 
 def declarations(content: bytes) -> list[Declaration]:
     """The pieces of a header (or of a C file), in order."""
-    lines = scan(content)[:_MAX_LINES]
+    lines = _without_assembly(scan(content)[:_MAX_LINES])
     raw = content.decode("latin-1").split("\n")
     conditions: list[str] = []
     found: list[Declaration] = []
@@ -95,6 +100,10 @@ def declarations(content: bytes) -> list[Declaration]:
         elif directive == "endif":
             if conditions:
                 conditions.pop()
+        elif _FORWARD.fullmatch(text):
+            found.append(
+                Declaration(DeclarationKind.DIRECTIVE, frozenset(), text, tuple(conditions), first + 1, last + 1)
+            )
         elif text and text != ";":
             kind, names = _identify(text, directive)
             found.append(Declaration(kind, names, text, tuple(conditions), first + 1, last + 1))
@@ -131,6 +140,27 @@ def _without(some: Sequence[Declaration], others: Sequence[Declaration]) -> list
             known[piece.text] -= 1
         else:
             found.append(piece)
+    return found
+
+
+def _without_assembly(lines: list[Line]) -> list[Line]:
+    """Lines that only an assembler sees (`#ifdef __ASSEMBLY__`) made empty: they are no declarations, and end none."""
+    found: list[Line] = []
+    hidden = depth = 0
+    for line in lines:
+        starts = line.directive is not None and line.starts_clean
+        if starts and line.directive in ("if", "ifdef", "ifndef"):
+            depth += 1
+            if not hidden and _ASSEMBLY.match(line.code):
+                hidden = depth
+                found.append(line)
+                continue
+        ends = starts and hidden == depth and line.directive in ("else", "elif", "endif")
+        if ends:
+            hidden = 0
+        if starts and line.directive == "endif":
+            depth = max(0, depth - 1)
+        found.append(Line("", None, line.starts_clean) if hidden else line)
     return found
 
 
@@ -217,7 +247,11 @@ def _called(head: str) -> list[str]:
     if pointer is not None and pointer.start() < head.find("("):
         return [pointer[1]]
     named = declared_name(head)
-    return [word for word in (named[0], *named[1]) if word not in _TYPES] if named is not None else []
+    words = [word for word in (named[0], *named[1]) if word not in _TYPES] if named is not None else []
+    macro = _EXPANSION.match(head)
+    if macro is not None and len(words) > 1:
+        words = [word for word in words if word != WORD.match(head)[0]]  # type: ignore[index]
+    return words
 
 
 def _plain(text: str) -> str:

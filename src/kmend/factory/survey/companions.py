@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kmend.factory.derive import Change, compare
-from kmend.factory.derive.declarations import WORD, DeclarationKind, changed_declarations
+from kmend.factory.derive import Change, compare, functions
+from kmend.factory.derive.declarations import (
+    WORD,
+    DeclarationChange,
+    DeclarationKind,
+    changed_declarations,
+    declarations,
+)
 from kmend.factory.derive.difference import hunks
 from kmend.factory.fixes.applying import split_lines
 from kmend.factory.survey.changes import ChangedFile
@@ -21,6 +27,8 @@ _NAMED = re.compile(
 )
 _MEMBER = re.compile(r"has no member named '(\w+)'|to function '[^']*(?:->|\.)(\w+)'")
 _LINE = re.compile(r"^([\w./-]+):(\d+):\d+: error:", re.MULTILINE)
+_MAX_STEPS = 4
+"""Through how many macros and inline functions of headers a change is followed."""
 _MIN_WORD = 4
 """Shorter words than this tell nothing."""
 _INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
@@ -106,6 +114,59 @@ class Companions:
                 found |= self._take(path, olds, news)
         return found
 
+    def add_definitions(self, names: Iterable[str]) -> bool:
+        """Take from other files the functions of these names that only the newer kernel has; returns whether there are any."""
+        wanted = set(names)
+        found = False
+        for path, (old, new) in self.differing.items():
+            if not path.endswith(".c") or wanted.isdisjoint(WORD.findall(new.decode("latin-1"))):
+                continue
+            before = {function.name for function in functions(old)}
+            places = [
+                (function.start, function.end)
+                for function in functions(new)
+                if function.name in wanted and function.name not in before
+            ]
+            if places:
+                found |= self._take(path, [], places)
+        return found
+
+    def add_reached(self, words: Iterable[str], read: Callable[[str], bytes | None]) -> bool:
+        """Take from headers every change that code with these words can see, directly or by other headers' macros,
+        inline functions and types; returns whether that is anything new.
+
+        Args:
+            read: gives a header of the older kernel.
+        """
+        origins: dict[str, set[tuple[str, int]]] = {}
+        changes: dict[tuple[str, int], DeclarationChange] = {}
+        for path in sorted(self.reach & self.differing.keys()):
+            if path.endswith(".h"):
+                for number, change in enumerate(changed_declarations(*self.differing[path])):
+                    changes[path, number] = change
+                    for name in change.names:
+                        origins.setdefault(name, set()).add((path, number))
+        headers = {path: (read(path) or b"").decode("latin-1") for path in self.reach if path.endswith(".h")}
+        fresh = set(origins)
+        for _ in range(_MAX_STEPS):
+            reached = _users(headers, fresh)
+            fresh = set()
+            for name, used in reached.items():
+                led = set().union(*(origins.get(word, set()) for word in used))
+                if not led <= origins.get(name, set()):
+                    origins.setdefault(name, set()).update(led)
+                    fresh.add(name)
+            if not fresh:
+                break
+        seen = set().union(*(origins.get(word, set()) for word in words))
+        taken = False
+        for path, number in sorted(seen):
+            change = changes[path, number]
+            olds = [(piece.start, piece.end) for piece in change.before]
+            news = [(piece.start, piece.end) for piece in change.after]
+            taken |= self._take(path, olds, news)
+        return taken
+
     def add_directives(self) -> bool:
         """Take the `#include`s, `#if`s and the like that came with what was taken; returns whether that is anything new."""
         found = False
@@ -140,6 +201,20 @@ class Companions:
             if in_old or in_new:
                 self._taken.setdefault(path, set()).add(number)
         return len(self._taken.get(path, ())) > before
+
+
+def _users(headers: Mapping[str, str], names: set[str]) -> dict[str, set[str]]:
+    """Macros, inline functions and types of `headers` -> those of `names` that they use."""
+    found: dict[str, set[str]] = {}
+    for text in headers.values():
+        if names.isdisjoint(WORD.findall(text)):
+            continue
+        for piece in declarations(text.encode("latin-1")):
+            if piece.kind in (DeclarationKind.MACRO, DeclarationKind.FUNCTION, DeclarationKind.TYPE):
+                used = names & piece.words
+                for name in piece.names if used else ():
+                    found.setdefault(name, set()).update(used)
+    return found
 
 
 def named_headers(text: bytes, source: str) -> set[str]:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from kmend.core.errors import KmendError
 from kmend.factory.build import Built, NoChangeError, Refusal, RefusalCode, RefusedError, Vendor, build, write_build
+from kmend.factory.build.compare import base_name
 from kmend.factory.build.compile import compile_original, compile_plainly, included_files
 from kmend.factory.build.unchanged import vendor_changes
+from kmend.factory.derive import functions
+from kmend.factory.derive.declarations import WORD
 from kmend.factory.fixes import Fix, apply_series
 from kmend.factory.kernels.prepared import Kernel
 from kmend.factory.kernels.sources import source_files
@@ -77,13 +80,18 @@ class Judge:
             except RefusedError as problem:
                 errors = [refusal for refusal in problem.refusals if refusal.code is RefusalCode.COMPILE_ERROR]
                 others = [refusal for refusal in problem.refusals if refusal not in errors]
+                missing = [refusal.symbol for refusal in others if refusal.code is RefusalCode.UNRESOLVED]
+                if others and len(missing) == len(others) and companions.add_definitions(missing):
+                    continue
                 if others:
                     return _refused(change, RefusedError(others), Outcome.REFUSED)
                 more = [self._more(change, companions, refusal) for refusal in errors] if self.differing else []
                 if not any(more) or sum(path.endswith(".c") for path in companions.paths) > _MAX_COMPANIONS:
                     return _refused(change, problem, Outcome.FAILED)
             except NoChangeError:
-                return self._unchanged(change, fix)
+                result, differing = self._unchanged(change, fix)
+                if not (differing and self._reached(change, companions, differing)):
+                    return result
             else:
                 write_build(built, folder)
                 return FileResult(
@@ -99,12 +107,7 @@ class Judge:
         )
 
     def _texts(self, fix: Fix) -> dict[str, bytes]:
-        tree = self.kernel.tree.path
-
-        def read(path: str) -> bytes | None:
-            return (tree / path).read_bytes() if (tree / path).is_file() else None
-
-        return {path: file.patched for path, file in apply_series(read, [fix]).items()}
+        return {path: file.patched for path, file in apply_series(self._read, [fix]).items()}
 
     def _more(self, change: ChangedFile, companions: Companions, refusal: Refusal) -> bool:
         """Take what the compiler misses by name; else the file that does not compile, or what the change's words name."""
@@ -119,25 +122,39 @@ class Judge:
             companions.reach |= included_files(self.kernel, refusal.file)
             if companions.add_file(refusal.file):
                 return True
+        text = change.new if refusal.file == change.path else self.differing.get(refusal.file, (b"", b""))[1]
+        words = words_of_errors(errors, refusal.file, text)
         return (
             companions.add(missing_names(errors), missing_members(errors))
             or companions.add(words_of_change(change))
-            or companions.add((), (), words_of_errors(errors, change.path, change.new))
+            or companions.add(words)
+            or companions.add((), (), words)
             or companions.add_directives()
         )
 
-    def _unchanged(self, change: ChangedFile, fix: Fix) -> FileResult:
+    def _unchanged(self, change: ChangedFile, fix: Fix) -> tuple[FileResult, frozenset[str]]:
+        """The result, and the functions in which the vendor's kernel differs all the same."""
         found = vendor_changes(self.kernel, self.vendor, change.path, self._texts(fix))
         if not found:
-            return FileResult(change.path, change.objects, Outcome.NO_CHANGE)
+            return FileResult(change.path, change.objects, Outcome.NO_CHANGE), frozenset()
         told = "; ".join(f"{name}: {text}" for name, text in list(found.items())[:5])
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        return FileResult(
-            change.path,
-            change.objects,
-            Outcome.FAILED,
-            message=f"the fix changes no code of this file, but the vendor did, by headers: {told}{more}",
+        message = f"the fix changes no code of this file, but the vendor did, by headers: {told}{more}"
+        return FileResult(change.path, change.objects, Outcome.FAILED, message=message), frozenset(found)
+
+    def _reached(self, change: ChangedFile, companions: Companions, differing: frozenset[str]) -> bool:
+        """Take the header hunks that these functions can see; if there are none, those that the whole file can."""
+        names = {base_name(name).partition(".")[0] for name in differing}
+        lines = change.new.decode("latin-1").split("\n")
+        bodies = [lines[f.start - 1 : f.end] for f in functions(change.new) if f.name in names]
+        words = {word for body in bodies for line in body for word in WORD.findall(line)}
+        return companions.add_reached(words, self._read) or companions.add_reached(
+            set(WORD.findall(change.new.decode("latin-1"))), self._read
         )
+
+    def _read(self, path: str) -> bytes | None:
+        file = self.kernel.tree.path / path
+        return file.read_bytes() if file.is_file() else None
 
 
 def _refused(change: ChangedFile, problem: RefusedError, outcome: Outcome) -> FileResult:

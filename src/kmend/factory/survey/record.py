@@ -8,7 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kmend.core.kernel import KernelIdentity
-from kmend.core.manifest import VendorRecord
+from kmend.core.manifest import HeldFunction, VendorRecord
+from kmend.factory.build.causes import Cause
+
+_SAME_CODE = frozenset({Cause.LINE_NUMBERS.value, Cause.SHORT_JUMPS.value})
+"""Causes that are proved to be none: the fix, compiled as the vendor compiles, gives the vendor's bytes."""
 
 
 class Outcome(enum.Enum):
@@ -79,8 +83,13 @@ class FileResult:
 
     @property
     def equal_to_vendor(self) -> bool:
-        """Whether every function that the livepatch brings is the vendor's."""
-        return self.vendor is not None and all(function.identical for function in self.vendor.functions)
+        """Whether every function that the livepatch brings is the vendor's, `__LINE__` aside."""
+        return self.vendor is not None and all(equal(function) for function in self.vendor.functions)
+
+
+def equal(function: HeldFunction) -> bool:
+    """Whether the function is the vendor's; it is too if it was proved so by compiling without kmend's line numbers."""
+    return function.identical or function.cause in _SAME_CODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,8 @@ class Totals:
     Attributes:
         loaded: of the built ones, those that went through their life in a virtual machine cleanly.
         equal_to_vendor: of the built ones, those whose every function is the vendor's.
-        functions: that livepatches bring; functions_equal_to_vendor: of those, the vendor's own.
+        functions: that livepatches bring; functions_equal_to_vendor: of those, the vendor's own, `__LINE__` aside;
+            functions_identical: bit for bit, `__LINE__` too.
         refusals: files by refusal code (a file may have several).
         causes: functions by why they differ from the vendor's.
     """
@@ -104,6 +114,7 @@ class Totals:
     failed: int
     functions: int
     functions_equal_to_vendor: int
+    functions_identical: int
     refusals: dict[str, int]
     causes: dict[str, int]
 
@@ -134,7 +145,8 @@ def total(files: Iterable[FileResult]) -> Totals:
         no_change=outcomes[Outcome.NO_CHANGE],
         failed=outcomes[Outcome.FAILED],
         functions=len(held),
-        functions_equal_to_vendor=sum(function.identical for function in held),
+        functions_equal_to_vendor=sum(equal(function) for function in held),
+        functions_identical=sum(function.identical for function in held),
         refusals=dict(sorted(Counter(c for r in results for c in {x.code for x in r.refusals}).items())),
         causes=dict(sorted(Counter(function.cause for function in held if not function.identical).items())),
     )
