@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from kmend.core.durable import write_durably
 from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.manifest import sha256_hex
 from kmend.core.process import ProgramFailedError, run
+from kmend.core.scratch import scratch_folder
 from kmend.factory.build.refusal import Refusal, RefusalCode, RefusedError
 from kmend.factory.fixes import ADDED
 from kmend.factory.kernels.prepared import Kernel
@@ -33,6 +32,9 @@ COMPILE_TIMEOUT = 600.0
 PATCHED_FLAGS = f"-fmacro-prefix-map={ADDED}= -fdebug-prefix-map=$PWD=."
 """Added to the command for patched files: `__FILE__` is the same for lines that a fix wrote (`fixes/lines.py`), and debug
 information does not tell where it was compiled. Neither has a say in the code."""
+
+_SHADOW_BYTES = 512 << 20
+_SHADOW_LINKS = 100_000
 _TREE = ".tree"
 """The link by which everything in a shadow leads to the tree."""
 
@@ -171,12 +173,21 @@ def shadow_tree(tree: Path, files: Mapping[str, bytes], ways: Iterable[str] = ()
     Raises:
         SystemProblemError: the disk is full.
     """
-    top = Path(tempfile.mkdtemp(prefix=".shadow-", dir=tree.parent))
-    try:
+    with scratch_folder("shadow", _shadow_place() or tree.parent) as top:
         _lay_out(top, tree, files, ways)
         yield top
-    finally:
-        shutil.rmtree(top, ignore_errors=True)
+
+
+def _shadow_place() -> Path | None:
+    """Memory, if there is plenty: thousands of links take a hundred times longer on a disk."""
+    place = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there
+    try:
+        room = os.statvfs(place)
+        usable = os.access(place, os.W_OK) and not room.f_flag & os.ST_NOEXEC
+    except OSError:
+        return None
+    enough = room.f_bavail * room.f_frsize >= _SHADOW_BYTES and (room.f_ffree >= _SHADOW_LINKS or not room.f_files)
+    return place if usable and enough else None
 
 
 def _lay_out(top: Path, tree: Path, files: Mapping[str, bytes], ways: Iterable[str]) -> None:
