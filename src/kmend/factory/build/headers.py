@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from kmend.core.process import run
 from kmend.factory.build.preflight import including_units
 from kmend.factory.build.refusal import Refusal, RefusalCode
-from kmend.factory.derive.declarations import DeclarationKind, changed_declarations, declarations
+from kmend.factory.derive.declarations import DeclarationKind, changed_declarations, declarations, only_expands
 from kmend.factory.kernels.prepared import Kernel
 
 MAX_UNITS = 150
@@ -89,7 +89,7 @@ def _changed_names(old: bytes, new: bytes) -> tuple[set[str], set[str]]:
         if change.kind is DeclarationKind.TYPE:
             before |= {name for piece in change.before for name in piece.names}
             after |= {name for piece in change.after for name in piece.names}
-        else:
+        elif not only_expands(change):
             names |= change.names
     # A word that becomes an enumerator or a type may have meant something else where it stands already.
     return names | (after - before), before & after

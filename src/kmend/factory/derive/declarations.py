@@ -25,6 +25,7 @@ _FORWARD = re.compile(r"(?:struct|union|enum) \w+ ?;")
 _ASSEMBLY = re.compile(r"\s*#\s*(?:ifdef\s+|if\s+defined\s*\(?\s*)__ASSEMBLY__\b")
 _EXPANSION = re.compile(r"\w+ ?\(")
 """A macro's expansion at top level: the macro's own name is not what it declares."""
+_CAPITALS = re.compile(r"[A-Z][A-Z0-9_]*\s*\(")
 _DEFINE = re.compile(r"\s*#\s*(?:define|undef)\s+(\w+)")
 _TAG = re.compile(r"\b(?:struct|union|enum)\s+(?:__\w+(?:\([^)]*\))?\s+)*(\w+)\s*\{")
 _ENUM_BODY = re.compile(r"\benum\b[^{};]*\{([^}]*)\}")
@@ -70,6 +71,11 @@ class Declaration:
     end: int
 
     @property
+    def is_expansion(self) -> bool:
+        """Whether it is a macro's expansion (`DEFINE_FREE(...)`) rather than a declaration in plain C."""
+        return self.kind is DeclarationKind.OTHER and _CAPITALS.match(self.text) is not None
+
+    @property
     def words(self) -> frozenset[str]:
         """Every word in it."""
         return frozenset(WORD.findall(self.text))
@@ -83,6 +89,14 @@ class DeclarationChange:
     names: frozenset[str]
     before: tuple[Declaration, ...]
     after: tuple[Declaration, ...]
+
+
+def only_expands(change: DeclarationChange) -> bool:
+    """Whether macros' expansions come to what was there and stays: who used the name before gets the same as before."""
+    stays = [(piece.text, piece.conditions) for piece in change.before]
+    come = [piece for piece in change.after if (piece.text, piece.conditions) not in stays]
+    kept = [piece for piece in change.after if (piece.text, piece.conditions) in stays]
+    return bool(stays) and len(kept) == len(stays) and all(piece.is_expansion for piece in come)
 
 
 def declarations(content: bytes) -> list[Declaration]:
@@ -198,6 +212,9 @@ def _pieces(lines: list[Line]) -> Iterator[tuple[int, int, str | None]]:
                 start, data = None, False
         if start is None and _starts_something(line.code):
             start = number
+        if start is not None and not (parens or braces or data) and _is_expansion(lines, start, number):
+            yield start, number, None
+            start = None
         number += 1
     if start is not None:
         yield start, len(lines) - 1, None
@@ -206,6 +223,14 @@ def _pieces(lines: list[Line]) -> Iterator[tuple[int, int, str | None]]:
 def _starts_something(code: str) -> bool:
     rest = re.split(r"[;}]", code)[-1].strip()
     return bool(rest) and not rest.startswith("*")
+
+
+def _is_expansion(lines: list[Line], start: int, end: int) -> bool:
+    """Whether these lines are a macro's expansion that needs no semicolon: `DEFINE_FREE(...)`, but not the head of a body."""
+    if not lines[end].code.rstrip().endswith(")") or not _CAPITALS.match(lines[start].code):
+        return False
+    following = next((line.code.lstrip() for line in lines[end + 1 :] if line.code.strip()), "")
+    return not following.startswith(("{", ";", "="))
 
 
 def _is_function(lines: list[Line], start: int, end: int) -> bool:

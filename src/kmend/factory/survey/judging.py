@@ -122,12 +122,13 @@ class Judge:
             companions.reach |= included_files(self.kernel, refusal.file)
             if companions.add_file(refusal.file):
                 return True
-        text = change.new if refusal.file == change.path else self.differing.get(refusal.file, (b"", b""))[1]
-        words = words_of_errors(errors, refusal.file, text)
+        texts = (change.old, change.new) if refusal.file == change.path else self.differing.get(refusal.file, ())
+        # With `#line`, lines are counted as in the older text.
+        words = frozenset().union(*(words_of_errors(errors, refusal.file, text) for text in texts))
         return (
             companions.add(missing_names(errors), missing_members(errors))
-            or companions.add(words_of_change(change))
             or companions.add(words)
+            or companions.add(words_of_change(change))
             or companions.add((), (), words)
             or companions.add_directives()
         )

@@ -1,0 +1,70 @@
+"""What a file needs of the newer kernel's other changes is found by names, through headers, and not more than that."""
+
+from __future__ import annotations
+
+from kmend.factory.fixes import apply_series, parse_fix
+from kmend.factory.survey.companions import Companions, missing_members, missing_names, words_of_errors
+
+HEADER = b"""\
+static inline int low(int x)
+{
+	return x;
+}
+
+static inline int other(int x)
+{
+	return x;
+}
+
+static inline int high(int x)
+{
+	return low(x) + 1;
+}
+"""
+NEWER = HEADER.replace(b"return x;", b"return x & 7;")
+
+
+def companions(**differing: tuple[bytes, bytes]) -> Companions:
+    paths = {
+        name.replace("_", "/", 1) + (".c" if name.endswith("file") else ".h"): both for name, both in differing.items()
+    }
+    return Companions(paths, set(paths))
+
+
+def patched(chosen: Companions, path: str, old: bytes) -> bytes:
+    return apply_series(lambda _: old, [parse_fix(chosen.patch(), "x.patch")])[path].patched
+
+
+def test_only_the_named_declaration_is_taken() -> None:
+    chosen = companions(include_a=(HEADER, NEWER))
+    assert chosen.add({"low"})
+    assert patched(chosen, "include/a.h", HEADER) == HEADER.replace(b"return x;", b"return x & 7;", 1)
+    assert not chosen.add({"low"})
+
+
+def test_a_change_is_reached_through_another_inline_function() -> None:
+    chosen = companions(include_a=(HEADER, NEWER))
+    assert not chosen.add_reached({"unrelated"}, lambda _: HEADER)
+    assert chosen.add_reached({"high"}, lambda _: HEADER)
+    assert patched(chosen, "include/a.h", HEADER) == HEADER.replace(b"return x;", b"return x & 7;", 1)
+
+
+def test_a_function_that_only_the_newer_kernel_has_comes_along_from_its_file() -> None:
+    old = b"int old(void)\n{\n\treturn 1;\n}\n\nint between(void)\n{\n\treturn 5;\n}\n"
+    new = old.replace(b"return 1", b"return 2") + b"\nint fresh(void)\n{\n\treturn 3;\n}\n"
+    chosen = companions(net_file=(old, new))
+    assert not chosen.add_definitions({"old"})
+    assert chosen.add_definitions({"fresh"})
+    assert patched(chosen, "net/file.c", old) == old + b"\nint fresh(void)\n{\n\treturn 3;\n}\n"
+
+
+def test_the_compilers_complaints_name_what_is_missing() -> None:
+    errors = (
+        "a.c:3:9: error: implicit declaration of function 'fresh'; did you mean 'old'?\n"
+        "a.c:4:9: error: 'struct pair' has no member named 'three'\n"
+    )
+    assert missing_names(errors) == {"fresh"}
+    assert missing_members(errors) == {"three"}
+    assert {"item", "fput"} <= words_of_errors(
+        "a.c:1:2: error: cleanup argument not a function", "a.c", b"item __free(fput);"
+    )
