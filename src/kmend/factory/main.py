@@ -25,6 +25,7 @@ _COMMANDS = {
     "reproduce": "kmend.factory.commands.reproduce",
     "selfcheck": "kmend.factory.commands.selfcheck",
     "survey": "kmend.factory.commands.survey",
+    "try": "kmend.factory.commands.trial",
 }
 
 

@@ -5,6 +5,7 @@ that panics raises `PanicError` wherever the host was waiting for it. docs/lab.m
 """
 
 from kmend.lab.channel import Command, Result
+from kmend.lab.complaints import complaints
 from kmend.lab.definition import Definition, Network
 from kmend.lab.errors import (
     BootTimeoutError,
@@ -52,6 +53,7 @@ __all__ = [
     "UserlandError",
     "Vm",
     "boot",
+    "complaints",
     "modules_to_load",
     "unpack",
 ]

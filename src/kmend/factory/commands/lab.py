@@ -55,7 +55,8 @@ def _chosen_package(kernel: str | None, deb: Path | None) -> Path:
     return deb if deb is not None else kernel_package(KernelRef.parse(kernel or ""))
 
 
-def _copies(words: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:
+def parse_copies(words: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:
+    """`HOST:GUEST` words as pairs of paths."""
     pairs = []
     for word in words:
         source, colon, target = word.rpartition(":")
@@ -143,7 +144,7 @@ def run(
 ) -> None:
     """Boot a kernel, run CMD as root, print what it prints, and exit with its status."""
     try:
-        pairs = _copies(copies)
+        pairs = parse_copies(copies)
         package = _chosen_package(kernel, deb)
         with lab.Vm(_definition(package, shape, modules, cpus, memory, kernel_arguments, trusted)) as vm:
             with step("prepare the guest"):
@@ -217,7 +218,7 @@ def shell(
 ) -> None:
     """Boot a kernel with a root shell on this terminal; the guest powers off when the shell ends."""
     try:
-        pairs = _copies(copies)
+        pairs = parse_copies(copies)
         package = _chosen_package(kernel, deb)
         with lab.Vm(_definition(package, shape, modules, cpus, memory, kernel_arguments, trusted)) as vm:
             with step("prepare the guest"):
