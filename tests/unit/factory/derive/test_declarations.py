@@ -56,7 +56,7 @@ extern int word;
 def test_an_expansion_without_semicolon_ends_at_its_parenthesis() -> None:
     content = b"""\
 DEFINE_CLASS(item, int, if (_T >= 0) put(_T),
-	     get(flags), unsigned flags)
+		get(flags), unsigned flags)
 DEFINE_FREE(drop, struct file *, if (_T) drop(_T))
 extern void drop(struct file *file);
 """
