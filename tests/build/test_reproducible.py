@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.build.conftest import Builder
 from tests.fixmaker import Edit, FixMaker
 
 from kmend.factory.build import build, write_build
+from kmend.factory.build.debugmodule import debug_module
 from kmend.factory.kernels.prepared import Kernel
 
 PATH = "fs/filesystems.c"
@@ -64,3 +66,23 @@ def test_nothing_is_left_beside_the_tree(prepared: Kernel, maker: FixMaker) -> N
     ] == [name for name in before if not name.startswith(".shadow-")]
     assert (prepared.tree.path / PATH).read_text().count('"" : "nodev"') == 1
     assert not (prepared.tree.path / "fs/filesystems.o").exists()
+
+
+@pytest.mark.slow
+def test_the_number_of_processors_and_the_place_of_the_shadow(
+    prepared: Kernel, maker: FixMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits = (
+        Edit(PATH, '"" : "nodev"', '"" : "virtual"'),
+        Edit("fs/proc/loadavg.c", "%u/%d %d\\n", "%u/%d %d mended\\n"),
+        Edit("drivers/block/zram/zram_drv.c", "\tval = init_done(zram);\n", "\tval = init_done(zram) + 40;\n"),
+    )
+    fix = maker.fix(*edits)
+    built = []
+    for processors, place in ((1, prepared.folder), (7, tmp_path)):
+        monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
+        monkeypatch.setattr("kmend.factory.build.compile._shadow_place", lambda folder=place: folder)
+        built.append(build(prepared, [fix]))
+    assert built[0].module == built[1].module
+    assert built[0].manifest == built[1].manifest
+    assert debug_module(built[0].module, built[0].objects) == debug_module(built[1].module, built[1].objects)
