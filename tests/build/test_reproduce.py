@@ -243,6 +243,13 @@ def test_with_a_kernel_prepared_elsewhere(folder: Path, prepared: Kernel, tmp_pa
     assert not list(tmp_path.glob("kmend-rebuild-*"))
 
 
+def test_words_that_make_no_sense(folder: Path) -> None:
+    for words in ([], [folder, "--root", folder], [folder, "--level", "1"], ["--repository", folder]):
+        result = CliRunner().invoke(cli, ["reproduce", *map(str, words)])
+        assert result.exit_code == 2
+        assert "Error: " in result.output
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x7fELF", b"[1]"])
 def test_what_is_no_manifest(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)

@@ -80,6 +80,8 @@ def _claim(
     level: int | None,
     module: Path | None,
 ) -> Claim:
+    if root is not None and repository is None:
+        raise click.UsageError("--root is a repository's: name that with --repository")
     if manifest is not None:
         if ref is not None or level is not None:
             raise click.UsageError("a manifest says itself which kernel and level it is for")
