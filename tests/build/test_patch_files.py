@@ -85,12 +85,13 @@ def test_a_file_that_is_not_there(command: Builder, patch: str, tmp_path: Path) 
 def test_a_folder_that_cannot_be_written(command: Builder, patch: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     outcome = command(patch, output=tmp_path / "file" / "out")
-    assert outcome.status == 1
-    assert outcome.document["error"]["kind"] == "system"
+    assert outcome.status == 2
+    assert outcome.document["error"]["kind"] == "output-folder"
 
 
 @pytest.mark.parametrize("level", ["0", "1000000", "-1"])
 def test_a_level_that_is_none(command: Builder, patch: str, level: str) -> None:
     outcome = command(patch, f"--level={level}")
-    assert outcome.status != 0
-    assert "is not a level" in outcome.stderr
+    assert outcome.status == 2
+    assert outcome.document["error"]["kind"] == "usage"
+    assert "is not in the range 1<=x<=999999" in outcome.document["error"]["message"]

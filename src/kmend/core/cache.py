@@ -30,9 +30,21 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock named by the file `path` (created, never removed); others wait for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as stream:
+def locked(path: Path) -> Iterator[int]:
+    """Hold an exclusive lock named by the file `path` (created, never removed); others wait for it.
+
+    Yields the descriptor that holds it. A program that inherits that goes on holding the lock if this process is killed.
+
+    Raises:
+        SystemProblemError: the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab")
+    except OSError as problem:
+        raise SystemProblemError(
+            f"cannot make the lock {path}: {problem.strerror}", hint="make its folder writable, or set KMEND_CACHE"
+        ) from problem
+    with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield stream.fileno()

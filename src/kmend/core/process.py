@@ -24,6 +24,7 @@ class ProgramFailedError(KmendError):
     """A program ended with a status other than 0, or ran out of time."""
 
     kind = "program-failed"
+    default_hint = "what the program printed tells why; the line can be pasted and run by hand"
 
     def __init__(self, message: str, *, output: str, status: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)

@@ -79,6 +79,11 @@ def _lock(folder: Path) -> int | None:
     return None
 
 
+def is_scratch(folder: Path) -> bool:
+    """Whether a folder is, by its name, one of these."""
+    return _NAME.fullmatch(folder.name) is not None
+
+
 def abandoned_folders(place: Path) -> tuple[Path, ...]:
     """The folders in `place`, of this user, whose owner is dead."""
     return tuple(folder for folder in _candidates(place) if _is_abandoned(folder))

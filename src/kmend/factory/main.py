@@ -10,8 +10,10 @@ from typing import NoReturn
 import click
 
 from kmend import __version__
+from kmend.core import interruption
 from kmend.core.errors import KmendError
-from kmend.factory.commands.output import report_error
+from kmend.core.interruption import Interrupted
+from kmend.factory.commands.output import print_error_json, report_error, wants_json
 
 _COMMANDS = {
     "build": "kmend.factory.commands.build",
@@ -51,19 +53,32 @@ def cli(debug: bool) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; exit 0 done, 1 our fault, 2 refused or wrong usage, others as each command documents."""
+    """Run the command line; exit 0 done, 1 failed, 2 refused or wrong usage, others as docs/factory.md says."""
+    interruption.watch()
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Exit as problem:
         sys.exit(problem.exit_code)
     except click.ClickException as problem:
+        if wants_json():
+            print_error_json("usage", problem.format_message(), _advice(problem))
         problem.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except Interrupted as stop:
+        if wants_json():
+            print_error_json("interrupted", str(stop), "")
         sys.stderr.write("interrupted\n")
-        sys.exit(130)
+        sys.exit(stop.exit_status)
+    except click.Abort:  # a prompt was left by Ctrl-D
+        sys.stderr.write("aborted\n")
+        sys.exit(1)
     except KmendError as problem:
         sys.exit(report_error(problem))
     except BrokenPipeError:
         sys.exit(141)
+
+
+def _advice(problem: click.ClickException) -> str:
+    context = problem.ctx if isinstance(problem, click.UsageError) else None
+    return f"see '{context.command_path} --help'" if context is not None else ""

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmend.core.cache import cache_root, locked
 from kmend.core.process import ProgramFailedError, run
+from kmend.core.scratch import scratch_folder
 from kmend.lab.errors import KernelPackageError
 from kmend.lab.programs import program
 
@@ -65,15 +64,15 @@ def unpack(package: Path) -> UnpackedKernel:
 
 
 def _unpack_into(package: Path, folder: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder.parent))
     try:
-        temporary.chmod(0o755)
-        run([program("dpkg-deb"), "--extract", package, temporary], timeout=300)
-        if (temporary / "usr/lib/modules").is_dir() and not (temporary / "lib").exists():
-            (temporary / "lib").symlink_to("usr/lib")
-        release = _release(temporary, package)
-        run([program("depmod"), "--basedir", temporary, release], timeout=120)
-        temporary.replace(folder)
+        with scratch_folder("unpack", folder.parent) as temporary:
+            temporary.chmod(0o755)
+            run([program("dpkg-deb"), "--extract", package, temporary], timeout=300)
+            if (temporary / "usr/lib/modules").is_dir() and not (temporary / "lib").exists():
+                (temporary / "lib").symlink_to("usr/lib")
+            release = _release(temporary, package)
+            run([program("depmod"), "--basedir", temporary, release], timeout=120)
+            temporary.replace(folder)
     except ProgramFailedError as problem:
         raise KernelPackageError(
             f"cannot unpack the kernel package {package}: {problem.message}",
@@ -83,8 +82,6 @@ def _unpack_into(package: Path, folder: Path) -> None:
         raise KernelPackageError(
             f"cannot unpack the kernel package {package}: {problem.strerror}", hint="free some disk space"
         ) from problem
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _release(folder: Path, package: Path) -> str:

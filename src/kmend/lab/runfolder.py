@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from kmend.core.cache import cache_root, locked
+from kmend.core.errors import SystemProblemError
 from kmend.lab.errors import LabError
 
 
@@ -27,9 +28,10 @@ class RunFolder:
                 self.path = Path(tempfile.mkdtemp(prefix="vm-", dir=parent))
                 self._lock = (self.path / "lock").open("wb")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
+        except (OSError, SystemProblemError) as problem:
+            told = problem.strerror if isinstance(problem, OSError) else problem.message
             raise LabError(
-                f"cannot make a folder for a guest in {parent}: {problem.strerror}",
+                f"cannot make a folder for a guest in {parent}: {told}",
                 hint="free some disk space, or set KMEND_CACHE to a folder you may write",
             ) from problem
 

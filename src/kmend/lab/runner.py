@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from importlib import resources
-from pathlib import Path
 
 from kmend.core.cache import cache_root
 from kmend.core.process import ProgramFailedError, run
+from kmend.core.scratch import scratch_folder
 from kmend.lab.errors import UserlandError
 from kmend.lab.programs import program
 
@@ -27,10 +26,10 @@ def runner_program() -> bytes:
     try:
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-                (Path(folder) / "runner.c").write_bytes(source)
-                run([program("gcc"), *_COMPILE, "-o", "runner", "runner.c"], cwd=Path(folder), timeout=120)
-                (Path(folder) / "runner").replace(kept)
+            with scratch_folder("runner", kept.parent) as folder:
+                (folder / "runner.c").write_bytes(source)
+                run([program("gcc"), *_COMPILE, "-o", "runner", "runner.c"], cwd=folder, timeout=120)
+                (folder / "runner").replace(kept)
         return kept.read_bytes()
     except ProgramFailedError as problem:
         raise UserlandError(

@@ -10,12 +10,12 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kmend.core.cache import cache_root, locked
 from kmend.core.process import ProgramFailedError, run
+from kmend.core.scratch import scratch_folder
 from kmend.lab.errors import UserlandError
 from kmend.lab.kernelpackage import UnpackedKernel
 from kmend.lab.programs import program
@@ -84,20 +84,19 @@ def _made_once(image: Path, make: Callable[[Path], None]) -> Path:
         return image
     with locked(image.with_suffix(".lock")):
         if not image.is_file():
-            descriptor, name = tempfile.mkstemp(prefix=".making-", dir=image.parent)
-            os.close(descriptor)
             try:
-                make(Path(name))
-                Path(name).chmod(0o644)
-                Path(name).replace(image)
+                with scratch_folder("image", image.parent) as folder:
+                    make(folder / image.name)
+                    (folder / image.name).chmod(0o644)
+                    (folder / image.name).replace(image)
             except ProgramFailedError as problem:
                 raise UserlandError(
                     f"cannot make {image.name} for the lab's guests: {problem.message}", hint=_hint(problem.output)
                 ) from problem
             except OSError as problem:
-                raise UserlandError(f"cannot make {image}: {problem.strerror}") from problem
-            finally:
-                Path(name).unlink(missing_ok=True)
+                raise UserlandError(
+                    f"cannot make {image}: {problem.strerror}", hint="free some disk space, or set KMEND_CACHE"
+                ) from problem
     return image
 
 
@@ -122,8 +121,7 @@ def _make_userland(image: Path, packages: Sequence[str]) -> None:
             "the Debian userland of full guests can only be made by root",
             hint="run this once as root with the same KMEND_CACHE; after that any user can boot it",
         )
-    work = Path(tempfile.mkdtemp(prefix=".debian-", dir=image.parent))
-    try:
+    with scratch_folder("debian", image.parent) as work:
         sources = work / "sources"
         sources.write_text(debian_sources(_apt_files(), SUITE), encoding="utf-8")
         root = work / "root"
@@ -132,8 +130,6 @@ def _make_userland(image: Path, packages: Sequence[str]) -> None:
         run([program("mmdebstrap"), *options, SUITE, root, sources], timeout=1800)
         _prepare(root)
         _format(image, root, DISK_MIB, journal=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _prepare(root: Path) -> None:

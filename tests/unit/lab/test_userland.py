@@ -106,7 +106,12 @@ def test_hints(cache: Path, monkeypatch: pytest.MonkeyPatch, output: str, hint: 
 
 def test_it_is_made_once_for_each_set_of_packages(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[list[str]] = []
-    monkeypatch.setattr(userland, "_make_userland", lambda image, packages: made.append(packages))
+
+    def make(image: Path, packages: list[str]) -> None:
+        image.touch()
+        made.append(packages)
+
+    monkeypatch.setattr(userland, "_make_userland", make)
     first = userland.userland_image()
     assert userland.userland_image() == first
     assert userland.userland_image(["strace"]) != first

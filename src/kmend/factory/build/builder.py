@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from kmend.core.manifest import (
     module_name,
     sha256_hex,
 )
+from kmend.core.scratch import scratch_folder
 from kmend.factory.build.compare import Comparison, base_name, compare, parent_name
 from kmend.factory.build.compile import (
     CompiledUnit,
@@ -150,11 +150,13 @@ def build(
         raise RefusedError([*refusals, *unusable])
     sources = series_sources(kernel, fixes, paths)
     if not sources.units:
-        raise NoChangeError("the fix changes no file that is compiled into this kernel")
+        raise NoChangeError(
+            "the fix changes no file that is compiled into this kernel",
+            hint="this kernel does not need it; see 'kmend-factory kernel facts' for what it is made of",
+        )
     check_toolchain(kernel.config)
     progress(f"compiling {len(sources.units)} file{'s' * (len(sources.units) != 1)}, original and patched")
-    with tempfile.TemporaryDirectory(prefix="kmend-build-") as name:
-        folder = Path(name)
+    with scratch_folder("build") as folder:
         modules = Modules(kernel)
         units = _compile_all(kernel, sources, folder, modules)
         progress("comparing with the shipped kernel")

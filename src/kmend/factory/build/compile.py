@@ -43,6 +43,7 @@ class CompileError(KmendError):
     """A file of the unchanged kernel does not compile, or kbuild left no record of how it did."""
 
     kind = "compile"
+    default_hint = "this is a fault of kmend's, not of the fix: report it, with the fix and the kernel ref"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,10 @@ def compile_original(kernel: Kernel, source: str) -> CompiledUnit:
     record = kept.with_suffix(".cmd")
     found = _kept_original(source, kept, record)
     if found is None:
-        with locked(kernel.folder / "tree.lock"):
+        with _making(kernel) as lock:
             found = _kept_original(source, kept, record)
             if found is None:
-                _make_original(kernel, source, kept)
+                _make_original(kernel, source, kept, lock)
                 found = _kept_original(source, kept, record)
     if found is None:
         raise CompileError(
@@ -86,19 +87,57 @@ def compile_originals(kernel: Kernel, sources: Sequence[str]) -> None:
 
     What does not compile is left for `compile_original` to tell of.
     """
-    with locked(kernel.folder / "tree.lock"):
-        kept = {source: kernel.originals / object_path(source) for source in sources}
-        missing = [s for s, path in kept.items() if _kept_original(s, path, path.with_suffix(".cmd")) is None]
+    kept = {source: kernel.originals / object_path(source) for source in sources}
+
+    def missing_ones() -> list[str]:
+        return [s for s, path in kept.items() if _kept_original(s, path, path.with_suffix(".cmd")) is None]
+
+    if not missing_ones():
+        return
+    with _making(kernel) as lock:
+        missing = missing_ones()
         if not missing:
             return
+        _clear(kernel, missing)
         try:
             kernel.tree.kbuild(
-                *(_target(kernel, source) for source in missing), options=["--keep-going"], timeout=6 * COMPILE_TIMEOUT
+                *(_target(kernel, source) for source in missing),
+                options=["--keep-going"],
+                timeout=6 * COMPILE_TIMEOUT,
+                lock=lock,
             )
         except ProgramFailedError:
             missing = [source for source in missing if (kernel.tree.path / object_path(source)).exists()]
         for source in missing:
             _keep_original(kernel, source, kept[source])
+
+
+@contextmanager
+def _making(kernel: Kernel) -> Iterator[int]:
+    """Work in the kernel's tree with nobody else in it; yields the lock's descriptor.
+
+    A note stands beside the tree meanwhile. If it is found, somebody died at work, and make would believe what was half
+    written: whatever changed in the tree since the note was made is removed, for make to make it again.
+    """
+    with locked(kernel.folder / "tree.lock") as lock:
+        note = kernel.folder / "tree.making"
+        if note.exists():
+            _remove_newer(kernel.tree.path, note)
+        write_durably(note, b"")
+        yield lock
+        # Not on the way of an exception: what it left behind is only looked for by the next one.
+        note.unlink()
+
+
+def _remove_newer(tree: Path, note: Path) -> None:
+    """Remove the files of the tree that were written after the note was."""
+    run(["find", tree, "-type", "f", "-newer", note, "-delete"], environment=build_environment())
+
+
+def _clear(kernel: Kernel, sources: Iterable[str]) -> None:
+    """Remove objects that stand in the tree from before: none is meant to, and make would take it for finished."""
+    for source in sources:
+        (kernel.tree.path / object_path(source)).unlink(missing_ok=True)
 
 
 def _target(kernel: Kernel, source: str) -> str:
@@ -111,7 +150,7 @@ def _kept_original(source: str, kept: Path, record: Path) -> CompiledUnit | None
     try:
         digest, _, command = record.read_text().partition("\n")
         content = kept.read_bytes()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
     return CompiledUnit(source, content, command) if digest == _digest(content, command) else None
 
@@ -132,10 +171,11 @@ def included_files(kernel: Kernel, source: str) -> frozenset[str]:
     return frozenset(posixpath.normpath(word) for word in words if not word.startswith("$("))
 
 
-def _make_original(kernel: Kernel, source: str, kept: Path) -> None:
+def _make_original(kernel: Kernel, source: str, kept: Path, lock: int) -> None:
     target = _target(kernel, source)
+    _clear(kernel, [source])
     try:
-        kernel.tree.kbuild(target, timeout=COMPILE_TIMEOUT)
+        kernel.tree.kbuild(target, timeout=COMPILE_TIMEOUT, lock=lock)
     except ProgramFailedError as problem:
         raise CompileError(
             f"the distro's own {source} does not compile here: {problem.message}",

@@ -29,6 +29,7 @@ class BtfError(KmendError):
     """pahole's output is not the BTF that Documentation/bpf/btf.rst describes."""
 
     kind = "btf"
+    default_hint = "this is a fault of kmend's, not of the fix: report it, with the fix and the kernel ref"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class LinkError(KmendError):
     """The parts do not make a module; this is kmend's fault, not the fix's."""
 
     kind = "link"
+    default_hint = "this is a fault of kmend's, not of the fix: report it, with the fix and the kernel ref"
 
 
 def link(kernel: Kernel, code: bytes, glue: bytes, folder: Path) -> ObjectFile:

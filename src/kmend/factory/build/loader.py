@@ -37,6 +37,7 @@ class LoaderError(KmendError):
     """The kernel would not load this module; a fault of kmend's, not of the fix."""
 
     kind = "loader-simulation"
+    default_hint = "this is a fault of kmend's, not of the fix: report it, with the fix and the kernel ref"
 
 
 def simulate(kernel: Kernel, module: bytes, name: str) -> tuple[str, ...]:

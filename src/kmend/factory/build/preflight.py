@@ -12,7 +12,8 @@ _BUILD_FILES = ("Makefile", "Kbuild", "Kconfig")
 _BUILD_SUFFIXES = (".lds", ".mk", ".tbl", ".awk", ".sh", ".pl", ".py")
 _OTHER_PROGRAMS = ("arch/x86/boot/", "arch/x86/entry/vdso/", "arch/x86/purgatory/", "arch/x86/realmode/",
                    "drivers/firmware/efi/libstub/", "scripts/", "usr/", "samples/")  # fmt: skip
-"""Folders whose code is not part of the kernel that runs: it ran before, or runs elsewhere."""
+"""Folders whose code is not part of the kernel that runs: it ran before, or runs elsewhere. Files of theirs that an object of the
+kernel holds are (`arch/x86/entry/vdso/vma.c` maps the vDSO, whose own code lies beside it)."""
 _IRRELEVANT = ("Documentation/", "MAINTAINERS", "CREDITS", "tools/")
 
 
@@ -76,10 +77,11 @@ def _refusal(
             hint="change the C code that calls them, if that mends it too",
             file=path,
         )
-    if path.startswith(_OTHER_PROGRAMS):
+    if path.startswith(_OTHER_PROGRAMS) and not units.get(path):
         return Refusal(
             RefusalCode.NOT_BUILT,
             f"{path} is not code of the running kernel: it ran before it, or runs outside",
+            hint="leave this file out of the fix; a new kernel package brings its change",
             file=path,
         )
     if path.endswith(".h") and kind is not ChangeKind.DELETE:
@@ -93,10 +95,13 @@ def _refusal(
         )
     if kind is ChangeKind.DELETE:
         return Refusal(
-            RefusalCode.FILE_REMOVED, f"{path} is deleted; a livepatch cannot take code out of a kernel", file=path
+            RefusalCode.FILE_REMOVED,
+            f"{path} is deleted; a livepatch cannot take code out of a kernel",
+            hint="change what its functions do, or the code that calls them",
+            file=path,
         )
     if not path.endswith(".c"):
-        return Refusal(RefusalCode.NOT_BUILT, f"{path} is not a C source file", file=path)
+        return Refusal(RefusalCode.NOT_BUILT, f"{path} is not a C source file", "leave it out of the fix", path)
     objects = units.get(path, ())
     if not objects and not including_units(path, units, included):
         return Refusal(

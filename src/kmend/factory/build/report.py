@@ -1,34 +1,11 @@
-"""A built livepatch as a folder of files, and as an account in words."""
+"""The account of a built livepatch in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from kmend.core import document
-from kmend.core.durable import make_folder, write_durably
-from kmend.core.errors import SystemProblemError
 from kmend.core.manifest import VendorRecord
 from kmend.factory.build.builder import Built
-
-
-def write_build(built: Built, folder: Path) -> None:
-    """Store the livepatch: `manifest.json`, the unsigned module, and its corresponding source under `source/`.
-
-    The manifest is written last, so that a folder with one is whole.
-
-    Raises:
-        SystemProblemError: the disk is full, or the folder holds another livepatch.
-    """
-    manifest_path = folder / "manifest.json"
-    content = document.encode(built.manifest)
-    if manifest_path.exists() and manifest_path.read_bytes() != content:
-        raise SystemProblemError(f"{folder} holds another livepatch already", hint="name a new folder with -o")
-    make_folder(folder / "source")
-    for name, text in built.source.items():
-        write_durably(folder / "source" / name, text)
-    write_durably(folder / f"{built.manifest.module.name}.ko", built.module)
-    write_durably(manifest_path, content)
 
 
 def explain(built: Built) -> Iterator[str]:

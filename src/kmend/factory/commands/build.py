@@ -5,56 +5,81 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from kmend.core.errors import MalformedError
 from kmend.core.kernel import KernelRef
-from kmend.core.manifest import check_level
-from kmend.factory.build import NoChangeError, RefusedError, Vendor, build, explain, write_build
+from kmend.core.manifest import MAX_LEVEL
+from kmend.factory.build import NoChangeError, RefusedError, Vendor, build, explain, reserved_folder, write_build
 from kmend.factory.commands.output import json_option, print_json, report_error, say
+from kmend.factory.commands.parameters import KERNEL_REF
 from kmend.factory.desk.companion import keep_companion, write_companion
-from kmend.factory.fixes import read_fix
+from kmend.factory.fixes import Fix, read_fix
 from kmend.factory.kernels.prepared import prepare, prepare_index
 
 
 @click.command()
-@click.option("--kernel", "ref", required=True, metavar="REF", help="The kernel build: distro:release@package-version.")
+@click.option(
+    "--kernel",
+    "ref",
+    required=True,
+    type=KERNEL_REF,
+    metavar="REF",
+    help="The kernel build: distro:release@package-version.",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Receives the livepatch."
 )
-@click.option("--level", type=int, default=1, show_default=True, help="The level's number.")
-@click.option("--base", type=int, default=None, help="The level that this one is built on.")
+@click.option("--level", type=click.IntRange(1, MAX_LEVEL), default=1, show_default=True, help="The level's number.")
+@click.option("--base", type=click.IntRange(1, MAX_LEVEL), default=None, help="The level that this one is built on.")
 @click.option(
     "--explain", "explained", is_flag=True, help="Tell what changed, why, and what each reference resolved to."
 )
 @click.option(
-    "--vendor", "vendor_ref", metavar="REF", help="A newer kernel of the vendor's that has the fixes: compare with it."
+    "--vendor",
+    "vendor_ref",
+    type=KERNEL_REF,
+    metavar="REF",
+    help="The vendor's own fixed kernel: compare with it.",
 )
 @json_option
 @click.argument("fixes", nargs=-1, required=True, type=click.Path(path_type=Path))
 def command(
-    ref: str,
+    ref: KernelRef,
     output: Path,
     level: int,
     base: int | None,
     explained: bool,
-    vendor_ref: str | None,
+    vendor_ref: KernelRef | None,
     as_json: bool,
     fixes: tuple[Path, ...],
 ) -> int:
     """Build a livepatch from FIXES, patch files in the order of the series.
 
-    Exit status: 0 built, 2 refused, 3 no functional change, 4 this machine cannot compile that kernel, 1 our fault.
+    Exit status: 0 built, 2 refused or wrong usage, 3 no functional change, 4 this machine cannot compile that kernel, 1 failed.
     """
-    start = time.monotonic()
-    check_level(level)
-    if base is not None and not 1 <= base < level:
-        raise MalformedError(f"level {level} cannot be built on level {base}")
+    if base is not None and base >= level:
+        raise click.UsageError(f"level {level} cannot be built on level {base}; a level is built on a lower one")
     series = [read_fix(path) for path in fixes]
-    kernel = prepare(KernelRef.parse(ref))
-    vendor = Vendor.of(prepare_index(KernelRef.parse(vendor_ref))) if vendor_ref is not None else None
+    with reserved_folder(output):
+        return _build(ref, output, series, level, base, explained, vendor_ref, as_json)
+
+
+def _build(
+    ref: KernelRef,
+    output: Path,
+    series: Sequence[Fix],
+    level: int,
+    base: int | None,
+    explained: bool,
+    vendor_ref: KernelRef | None,
+    as_json: bool,
+) -> int:
+    start = time.monotonic()
+    kernel = prepare(ref)
+    vendor = Vendor.of(prepare_index(vendor_ref)) if vendor_ref is not None else None
     prepared = time.monotonic()
     try:
         built = build(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import click
 
 from kmend.core.cache import cache_root
-from kmend.factory.commands.output import json_option, print_json
+from kmend.core.scratch import remove_abandoned
+from kmend.factory.commands.output import json_option, print_json, say
 from kmend.factory.desk.companion import STORE
 
 _HOLDS = {
@@ -23,18 +25,34 @@ _HOLDS = {
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """What the cache holds, by folder; everything in it can be made or downloaded again."""
+    """What the cache holds, by folder; everything in it can be made or downloaded again.
+
+    Temporary folders that processes left there, or in TMPDIR, because they were killed are removed.
+    """
     root = cache_root()
+    removed = clean(root)
+    for folder in removed:
+        say(f"removed what a killed process left: {folder}")
     companions = len(list((root / STORE).glob("*/manifest.json")))
     sizes = {path.name: _size(path) for path in sorted(root.iterdir()) if path.is_dir()}
     if as_json:
-        print_json({"folder": str(root), "bytes": sizes, "companions": companions})
+        told = [str(folder) for folder in removed]
+        print_json({"folder": str(root), "bytes": sizes, "companions": companions, "removed": told})
         return
     click.echo(str(root))
     for name, size in sizes.items():
         count = f"{companions} " if name == STORE else ""
         click.echo(f"  {name:12} {size / 1e9:7.2f} GB  {count}{_HOLDS.get(name, '')}".rstrip())
     click.echo(f"  {'in all':12} {sum(sizes.values()) / 1e9:7.2f} GB")
+
+
+def clean(root: Path) -> tuple[Path, ...]:
+    """Remove the temporary folders of dead processes, wherever kmend makes such folders."""
+    kept = [root / "kernels", root / "sources", root / "lab"]
+    memory = Path("/dev/shm")  # noqa: S108 - only looked through
+    inside = [path for top in kept if top.is_dir() for path in top.iterdir()]
+    places = [Path(tempfile.gettempdir()), memory, root, *kept, *inside]
+    return tuple(folder for place in places for folder in remove_abandoned(place))
 
 
 def _size(folder: Path) -> int:

@@ -10,6 +10,7 @@ import click
 from kmend.core.durable import write_durably
 from kmend.core.manifest import sha256_hex
 from kmend.factory.commands.output import json_option, print_json, say
+from kmend.factory.commands.parameters import check_output_file
 from kmend.factory.derive import DerivedChange, derive
 
 
@@ -55,6 +56,7 @@ def command(
 
     Exit 0 written, 2 nothing like that differs (the message lists what does), 1 anything else.
     """
+    check_output_file(output)
     derived = derive(
         old_version,
         new_version,

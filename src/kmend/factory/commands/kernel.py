@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from kmend.core import document
+from kmend.core.durable import write_durably
 from kmend.core.kernel import KernelRef
-from kmend.factory.commands.output import json_option, print_json, step
-from kmend.factory.kernels.prepared import Kernel, prepare, prepared_kernels, prune
+from kmend.factory.commands.output import json_option, print_json, say, say_error, step
+from kmend.factory.commands.parameters import KERNEL_REF, check_output_file
+from kmend.factory.kernels.prepared import Kernel, damaged_kernels, prepare, prepared_kernels, prune
 
 
 @click.group()
@@ -19,25 +21,34 @@ def command() -> None:
 
 @command.command("list")
 @json_option
-def list_kernels(as_json: bool) -> None:
-    """The kernels that are prepared in the cache."""
-    kernels = prepared_kernels()
+def list_kernels(as_json: bool) -> int:
+    """The kernels that are prepared in the cache.
+
+    Exit status 1: some are damaged; standard error says which.
+    """
+    kernels, damaged = prepared_kernels(), damaged_kernels()
     if as_json:
         print_json([kernel.identity for kernel in kernels])
-        return
-    for kernel in kernels:
-        click.echo(f"{kernel.identity.ref}  {kernel.identity.build_id}")
-    if not kernels:
-        click.echo("none; prepare one with: kmend-factory kernel prepare REF", err=True)
+    else:
+        for kernel in kernels:
+            click.echo(f"{kernel.identity.ref}  {kernel.identity.build_id}")
+    for problem in damaged:
+        say_error(problem)
+    if not kernels and not damaged:
+        say("none; prepare one with: kmend-factory kernel prepare REF")
+    return 1 if damaged else 0
 
 
 @command.command("prepare")
-@click.argument("ref")
+@click.argument("ref", type=KERNEL_REF)
 @json_option
-def prepare_kernel(ref: str, as_json: bool) -> None:
-    """Download and prepare the kernel REF (about half a minute and 1.5 GB; at once if it is there already)."""
+def prepare_kernel(ref: KernelRef, as_json: bool) -> None:
+    """Download and prepare the kernel REF (about half a minute and 1.5 GB; at once if it is there already).
+
+    What is kept of it is looked at, and made anew if it is damaged.
+    """
     with step(f"preparing {ref}"):
-        kernel = prepare(KernelRef.parse(ref))
+        kernel = prepare(ref, heal=True)
     if as_json:
         print_json(kernel.record)
     else:
@@ -45,11 +56,11 @@ def prepare_kernel(ref: str, as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("ref")
+@click.argument("ref", type=KERNEL_REF)
 @json_option
-def show(ref: str, as_json: bool) -> None:
+def show(ref: KernelRef, as_json: bool) -> None:
     """What is known of the kernel REF."""
-    kernel = prepare(KernelRef.parse(ref))
+    kernel = prepare(ref)
     summary = _summary(kernel)
     if as_json:
         print_json(summary)
@@ -75,25 +86,28 @@ def _summary(kernel: Kernel) -> dict[str, object]:
 
 
 @command.command("facts")
-@click.argument("ref")
+@click.argument("ref", type=KERNEL_REF)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write them there instead of to standard output.")
 @json_option
-def facts(ref: str, output: Path | None, as_json: bool) -> None:
+def facts(ref: KernelRef, output: Path | None, as_json: bool) -> None:
     """The kernel's facts as a JSON document: files compiled, modules, configuration."""
-    found = document.encode(prepare(KernelRef.parse(ref)).facts())
+    check_output_file(output)
+    found = document.encode(prepare(ref).facts())
     if output is None:
         click.echo(found)
     else:
-        output.write_bytes(found + b"\n")
+        write_durably(output, found + b"\n")
 
 
 @command.command("prune")
-@click.option("--keep", metavar="REF", help="Keep this one.")
+@click.option("--keep", type=KERNEL_REF, metavar="REF", help="Keep this one.")
 @json_option
-def prune_kernels(keep: str | None, as_json: bool) -> None:
-    """Remove prepared kernels from the cache; packages stay, so preparing again needs no download."""
-    freed = prune(KernelRef.parse(keep) if keep else None)
+def prune_kernels(keep: KernelRef | None, as_json: bool) -> None:
+    """Remove prepared kernels that no process is working with; packages stay, so preparing again needs no download."""
+    pruned = prune(keep)
     if as_json:
-        print_json({"freed_bytes": freed})
+        print_json({"freed_bytes": pruned.freed, "in_use": pruned.in_use})
     else:
-        click.echo(f"{freed / 1e9:.1f} GB freed")
+        click.echo(f"{pruned.freed / 1e9:.1f} GB freed")
+    for name in pruned.in_use:
+        say(f"kept, since it is being used: {name}")

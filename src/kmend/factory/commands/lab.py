@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kmend import lab
-from kmend.core.errors import KmendError
+from kmend.core.errors import KmendError, UsageError
 from kmend.core.kernel import KernelRef
 from kmend.factory.commands.output import json_option, print_json, report_error, say, step
 from kmend.factory.kernels.packages import available_versions, fetch_package, kernel_packages
@@ -18,10 +18,10 @@ STATUS_LAB_FAILED = 125
 """As `timeout` and `env` have it: the command's own statuses stay free."""
 
 
-class LabUsageError(KmendError):
-    """The command line asks for something that makes no sense."""
+class LabUsageError(UsageError):
+    """The command line asks for something that makes no sense; the status is the lab's own all the same."""
 
-    kind = "usage"
+    exit_status = STATUS_LAB_FAILED
 
 
 @click.group()

@@ -37,13 +37,29 @@ def step(title: str) -> Iterator[None]:
     say(f"  {title}: {time.monotonic() - start:.1f} s")
 
 
+def wants_json() -> bool:
+    """Whether the command line asks for a JSON document; what stands after `--` belongs to another program."""
+    words = sys.argv[1:]
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def print_error_json(kind: str, message: str, hint: str) -> None:
+    """The document that stands in the place of a result."""
+    print_json({"error": {"kind": kind, "message": message, "hint": hint}})
+
+
 def report_error(problem: KmendError) -> int:
     """Print an error for people, as JSON too when `--json` was asked for; returns the exit status it calls for."""
-    if "--json" in sys.argv:
-        print_json({"error": {"kind": problem.kind, "message": problem.message, "hint": problem.hint}})
+    if wants_json():
+        print_error_json(problem.kind, problem.message, problem.hint)
+    say_error(problem)
+    return problem.exit_status
+
+
+def say_error(problem: KmendError) -> None:
+    """An error for people, on standard error."""
     click.echo(click.style("error: ", fg="red", bold=True) + problem.message, err=True)
     if problem.hint:
         click.echo(f"hint: {problem.hint}", err=True)
     if logging.getLogger().isEnabledFor(logging.DEBUG):
         traceback.print_exception(problem)
-    return getattr(problem, "exit_status", 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kmend.core.kernel import KernelRef
-from kmend.factory.build import write_build
+from kmend.factory.build import reserved_folder, write_build
 from kmend.factory.commands.output import json_option, print_json, say
 from kmend.factory.desk import Claim, Reproduction, claim_of_file, claim_of_repository, reproduce
 from kmend.factory.desk.companion import keep_companion, write_companion
@@ -57,12 +57,13 @@ def command(
     claim = _claim(manifest, repository, root, ref, level, module)
     trust = "named by the repository's signed metadata" if claim.verified else "not checked against signed metadata"
     say(f"- level {claim.manifest.level} of {claim.manifest.kernel.ref}, from {claim.place}; {trust}")
-    with cache_of_its_own() if fresh else nullcontext():
-        result = reproduce(claim, progress=lambda message: say(f"- {message}"))
-    keep_companion(result.built)
-    if output is not None:
-        write_build(result.built, output)
-        write_companion(result.built, output / "debug")
+    with reserved_folder(output) if output is not None else nullcontext():
+        with cache_of_its_own() if fresh else nullcontext():
+            result = reproduce(claim, progress=lambda message: say(f"- {message}"))
+        keep_companion(result.built)
+        if output is not None:
+            write_build(result.built, output)
+            write_companion(result.built, output / "debug")
     for note in result.notes:
         say(f"note: {note}")
     if as_json:

@@ -10,24 +10,33 @@ from kmend.core import document
 from kmend.core.durable import write_durably
 from kmend.core.kernel import KernelRef
 from kmend.factory.commands.output import json_option, print_json
+from kmend.factory.commands.parameters import KERNEL_REF, check_output_file
 from kmend.factory.commands.progress import ShownProgress
 from kmend.factory.kernels.prepared import resolve
 from kmend.factory.survey import SelfCheck, self_check
 
 
 @click.command()
-@click.option("--kernel", "ref", required=True, metavar="REF", help="The kernel build: distro:release@package-version.")
+@click.option(
+    "--kernel",
+    "ref",
+    required=True,
+    type=KERNEL_REF,
+    metavar="REF",
+    help="Which kernel: distro:release@package-version.",
+)
 @click.option("--count", type=click.IntRange(min=1), default=300, show_default=True, help="How many files to draw.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Decides which files.")
 @click.option("--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="Files built at once.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the document there too.")
 @json_option
-def command(ref: str, count: int, seed: int, processes: int, output: Path | None, as_json: bool) -> int:
+def command(ref: KernelRef, count: int, seed: int, processes: int, output: Path | None, as_json: bool) -> int:
     """Compile files of the kernel again with a comment added at the top: none of them may count as changed.
 
     Exit status: 0 no file changed, 1 some did; they are listed with symbol, section and offset.
     """
-    kernel = resolve(KernelRef.parse(ref))
+    check_output_file(output)
+    kernel = resolve(ref)
     with ShownProgress() as progress:
         found = self_check(kernel, count, seed, processes, progress)
     if output is not None:

@@ -9,6 +9,7 @@ import click
 from kmend.core.cache import cache_root
 from kmend.core.kernel import KernelRef
 from kmend.factory.commands.output import json_option, print_json
+from kmend.factory.commands.parameters import KERNEL_REF
 from kmend.factory.commands.progress import ShownProgress
 from kmend.factory.kernels.packages import same_flavour
 from kmend.factory.kernels.prepared import resolve
@@ -16,7 +17,14 @@ from kmend.factory.survey import FileResult, Outcome, Settings, Survey, survey
 
 
 @click.command()
-@click.option("--kernel", "ref", required=True, metavar="REF", help="The kernel build: distro:release@package-version.")
+@click.option(
+    "--kernel",
+    "ref",
+    required=True,
+    type=KERNEL_REF,
+    metavar="REF",
+    help="Which kernel: distro:release@package-version.",
+)
 @click.option(
     "--to", "newer", required=True, metavar="VERSION", help="Package version (or kernel ref) of the vendor's newer one."
 )
@@ -42,7 +50,7 @@ from kmend.factory.survey import FileResult, Outcome, Settings, Survey, survey
 )
 @json_option
 def command(
-    ref: str,
+    ref: KernelRef,
     newer: str,
     only: tuple[str, ...],
     limit: int,
@@ -57,7 +65,7 @@ def command(
 
     Exit status: 0 done, 1 something failed.
     """
-    kernel = resolve(KernelRef.parse(ref))
+    kernel = resolve(ref)
     vendor = KernelRef.parse(newer) if ":" in newer else same_flavour(kernel, newer)
     folder = output if output is not None else cache_root() / "surveys" / f"{kernel}--{vendor}".replace(":", "-")
     settings = Settings(kernel, vendor, folder, only, limit, every, load, processes, with_companions)

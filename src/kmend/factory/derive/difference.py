@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from kmend.core.process import ProgramFailedError, run
+from kmend.core.scratch import scratch_folder
 from kmend.factory.derive.cfunctions import Function, functions
 from kmend.factory.fixes.applying import split_lines
 from kmend.factory.fixes.ctext import scan
@@ -115,8 +114,8 @@ def _section(lines: Sequence[bytes], extents: Sequence[Function], at: int) -> by
 
 def _groups(old: bytes, new: bytes) -> list[Change]:
     """diff(1) does this better and faster than difflib on files of thousands of similar lines."""
-    with tempfile.TemporaryDirectory(prefix="kmend-derive-") as name:
-        first, second = Path(name, "old"), Path(name, "new")
+    with scratch_folder("derive") as folder:
+        first, second = folder / "old", folder / "new"
         first.write_bytes(old)
         second.write_bytes(new)
         done = run(["diff", "--text", first, second], check=False, timeout=120)

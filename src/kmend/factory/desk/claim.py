@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from kmend.core.durable import read_bounded
 from kmend.core.errors import KmendError
 from kmend.core.kernel import check_build_id
 from kmend.core.manifest import FileRecord, Manifest, sha256_hex
+from kmend.core.scratch import scratch_folder
 from kmend.trust import layout, module_signature
 from kmend.trust.client import Repository, fetch_file, fetch_source, open_repository
 from kmend.trust.errors import MissingError
@@ -26,6 +26,8 @@ class ClaimError(KmendError):
     """There is nothing to build again: the manifest or its source is missing, or they contradict each other."""
 
     kind = "claim"
+    exit_status = 2
+    default_hint = "name the folder that build wrote, with everything in it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def claim_of_file(
         repository = str(folder.parents[1])
     url = _url(repository)
     if root is not None:
-        with tempfile.TemporaryDirectory(prefix="kmend-trust-") as state, _opened(url, root, Path(state)) as opened:
+        with scratch_folder("trust") as state, _opened(url, root, state) as opened:
             _check_listed(opened, manifest, content, url)
     with closing(Transport()) as transport:
         source = fetch_source(url, manifest, transport)
@@ -108,7 +110,7 @@ def claim_of_repository(repository: str, root: Path, build_id: str, level: int |
         TrustError: the repository cannot be reached or is not what it should be.
     """
     url = _url(repository)
-    with tempfile.TemporaryDirectory(prefix="kmend-trust-") as state, _opened(url, root, Path(state)) as opened:
+    with scratch_folder("trust") as state, _opened(url, root, state) as opened:
         levels = opened.levels(check_build_id(build_id))
         records = levels.levels if levels is not None else ()
         wanted = [record for record in records if level in (None, record.level)]

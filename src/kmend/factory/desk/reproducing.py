@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from kmend import __version__
 from kmend.core.cache import cache_root
 from kmend.core.kernel import KernelRef
 from kmend.core.manifest import Manifest, sha256_hex
+from kmend.core.scratch import scratch_folder
 from kmend.factory.build import Built, build
 from kmend.factory.desk.claim import Claim, ClaimError
 from kmend.factory.desk.moduledifference import Difference, first_difference
@@ -81,11 +81,11 @@ def cache_of_its_own() -> Iterator[Path]:
     packages = cache_root() / "packages"
     packages.mkdir(exist_ok=True)
     before = os.environ.get("KMEND_CACHE")
-    with tempfile.TemporaryDirectory(prefix="kmend-rebuild-") as name:
-        (Path(name) / "packages").symlink_to(packages)
-        os.environ["KMEND_CACHE"] = name
+    with scratch_folder("rebuild") as folder:
+        (folder / "packages").symlink_to(packages)
+        os.environ["KMEND_CACHE"] = str(folder)
         try:
-            yield Path(name)
+            yield folder
         finally:
             if before is None:
                 del os.environ["KMEND_CACHE"]

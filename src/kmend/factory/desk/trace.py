@@ -35,6 +35,7 @@ class TraceError(KmendError):
     """The input is not kernel console text with code addresses in it."""
 
     kind = "trace"
+    exit_status = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ class ElfError(KmendError):
     """The bytes are not an object file that kmend can work with."""
 
     kind = "elf"
+    default_hint = (
+        "if the file comes from outside it is damaged; if kmend made it, report this with the fix and the kernel ref"
+    )
 
 
 @dataclass(eq=False, slots=True)

@@ -65,6 +65,7 @@ class DoesNotApplyError(FixError):
     """
 
     kind = "does-not-apply"
+    default_hint = "make the patch against exactly this kernel's source"
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ class FixTooLargeError(FixError):
     """The file, one of its lines, or the number of things in it exceeds what a fix may have."""
 
     kind = "fix-too-large"
+    default_hint = "a fix changes a few functions; is this the right file?"
 
 
 class EmptyFixError(FixError):
@@ -52,6 +53,7 @@ class UnsafePathError(FixError):
     """A path does not lead to a file inside the kernel's source tree."""
 
     kind = "fix-unsafe-path"
+    default_hint = "paths are relative to the kernel's source tree, after one folder: a/net/unix/af_unix.c"
 
 
 class UnsupportedChangeError(FixError):
@@ -70,3 +72,4 @@ class BrokenHunkError(FixError):
     """The difference itself is damaged."""
 
     kind = "fix-broken-hunk"
+    default_hint = "was the patch edited by hand? Make it again with diff -u or git diff"

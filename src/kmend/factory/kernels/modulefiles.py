@@ -22,6 +22,7 @@ class ModuleFileError(KmendError):
     """The debug package lacks a module of the kernel."""
 
     kind = "module-file"
+    default_hint = "see 'kmend-factory kernel facts' for the modules that it has"
 
 
 def module_image(kernel: KernelIndex, name: str) -> bytes:

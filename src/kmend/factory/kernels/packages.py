@@ -25,6 +25,7 @@ from kmend.core import document
 from kmend.core.cache import cache_root, locked
 from kmend.core.durable import write_durably
 from kmend.core.errors import KmendError, MalformedError, SystemProblemError
+from kmend.core.interruption import supervised
 from kmend.core.kernel import KernelRef
 from kmend.core.manifest import check_digest
 from kmend.core.process import ProgramFailedError, run
@@ -44,6 +45,15 @@ class PackageProblemError(KmendError):
     """A package cannot be obtained or read."""
 
     kind = "package-problem"
+    default_hint = "delete the package from the cache ('kmend-factory cache' says where): it will be downloaded again"
+
+
+class PackageNameError(PackageProblemError):
+    """What was asked for cannot be the name or version of a package, or of a kernel that can be prepared."""
+
+    kind = "package-name"
+    exit_status = 2
+    default_hint = "a kernel is named debian:6.1.0-50-cloud-amd64@6.1.176-1, a version 6.1.176-1"
 
 
 class PackageGoneError(PackageProblemError):
@@ -132,7 +142,7 @@ def kernel_packages(ref: KernelRef) -> KernelPackages:
     """
     match = _RELEASE.fullmatch(ref.release)
     if ref.distro != "debian" or match is None:
-        raise PackageProblemError(
+        raise PackageNameError(
             f"{ref} is not a Debian kernel",
             hint="only Debian's kernels can be prepared, for example debian:6.1.0-50-cloud-amd64@6.1.176-1",
         )
@@ -302,10 +312,16 @@ def archive_stream(package: Package) -> Iterator[IO[bytes]]:
     command = ["dpkg-deb", "--fsys-tarfile", os.fspath(package.path)]
     with tempfile.TemporaryFile() as complaints:
         try:
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, stdin=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         except OSError as problem:
             raise SystemProblemError(f"cannot run dpkg-deb: {problem.strerror}") from problem
-        try:
+        with supervised(child):
             pipe = cast(IO[bytes], child.stdout)
             with pipe:
                 yield pipe
@@ -317,9 +333,6 @@ def archive_stream(package: Package) -> Iterator[IO[bytes]]:
                 raise PackageProblemError(
                     f"{package.path} cannot be read: {complaint}", hint="delete it, it will be downloaded again"
                 )
-        finally:
-            child.kill()
-            child.wait()
 
 
 def _stream(package: Package, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -361,9 +374,9 @@ def _escaped(version: str) -> str:
 
 def _check_names(name: str, version: str) -> None:
     if not _NAME.fullmatch(name):
-        raise PackageProblemError(f"{name[:80]!r} is not a package's name")
+        raise PackageNameError(f"{name[:80]!r} is not a package's name")
     if version and not _VERSION.fullmatch(version):
-        raise PackageProblemError(f"{version[:80]!r} is not a package's version")
+        raise PackageNameError(f"{version[:80]!r} is not a package's version")
 
 
 def _cached(name: str, version: str) -> Package | None:

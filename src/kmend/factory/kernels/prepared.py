@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import os
 import posixpath
 import re
 import shutil
-import tempfile
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +22,7 @@ from kmend.core.cache import cache_root, locked
 from kmend.core.durable import sync_folder, write_durably
 from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.kernel import KernelIdentity, KernelRef
+from kmend.core.scratch import abandoned_folders, is_scratch, scratch_folder
 from kmend.factory.kernels.exports import Exports
 from kmend.factory.kernels.indexing import KernelError, ModuleRecordOfKernel, make_index
 from kmend.factory.kernels.kallsyms import Kallsyms
@@ -36,12 +40,36 @@ INDEX_VERSION = 2
 """Raised whenever what is kept in a prepared kernel's folder changes; older ones are then made anew."""
 
 
+_RECORD = "prepared.json"
+_USE = "use.lock"
+"""Locked, shared, by every process that works with the kernel."""
+_logger = logging.getLogger(__name__)
 _BUILD_FOLDER = re.compile(r"/.+/linux-[^/]+/")
 
 
 def source_of(unit: str) -> str:
     """The source file, relative to the tree, of a compilation unit's name: assembly has the build folder in front."""
     return posixpath.normpath(_BUILD_FOLDER.sub("", unit, count=1) if unit.startswith("/") else unit)
+
+
+class AmbiguousRefError(KernelError):
+    """A kernel ref without a version, and not exactly one to choose."""
+
+    kind = "kernel-ref"
+    exit_status = 2
+
+
+class DamagedKernelError(KernelError):
+    """What is kept of a prepared kernel cannot be read: the disk was full, or somebody changed it."""
+
+    kind = "kernel-damaged"
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        ref = folder.name.removesuffix(".index").replace("-", ":", 1)
+        super().__init__(
+            f"the prepared kernel in {folder} is damaged: {problem}",
+            hint=f"make it anew: kmend-factory kernel prepare {ref}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +132,37 @@ class KernelIndex:
         self.identity = identity
         self.package = package
 
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Whatever is wrong with our own files is damage."""
+        try:
+            yield
+        except OSError as problem:
+            raise DamagedKernelError(self.folder, f"{what}: {problem.strerror}") from problem
+        except (ValueError, TypeError, KeyError, AttributeError, EOFError, KmendError) as problem:
+            raise DamagedKernelError(self.folder, f"{what}: {problem}") from problem
+
+    def check(self) -> None:
+        """Read everything that is kept, but for the sources.
+
+        Raises:
+            DamagedKernelError: something is not there or not whole.
+        """
+        _ = self.vmlinux, self.kallsyms, self.units, self.modules
+        with self._reading("vmlinux"):
+            self.vmlinux.check()
+
     @cached_property
     def vmlinux(self) -> Vmlinux:
         """The shipped vmlinux."""
-        return Vmlinux(self.folder / "index")
+        with self._reading("vmlinux"):
+            return Vmlinux(self.folder / "index")
 
     @cached_property
     def kallsyms(self) -> Kallsyms:
         """Its symbols in the kernel's order."""
-        return Kallsyms.from_system_map(self.folder / "index" / "System.map")
+        with self._reading("System.map"):
+            return Kallsyms.from_system_map(self.folder / "index" / "System.map")
 
     @cached_property
     def units(self) -> dict[str, tuple[str, ...]]:
@@ -125,8 +175,9 @@ class KernelIndex:
 
     @cached_property
     def _unit_names(self) -> dict[str, list[str]]:
-        loaded: dict[str, list[str]] = json.loads((self.folder / "index" / "units.json").read_text())
-        return loaded
+        with self._reading("units.json"):
+            loaded = json.loads((self.folder / "index" / "units.json").read_text())
+            return {str(source): [str(name) for name in objects] for source, objects in loaded.items()}
 
     @cached_property
     def built_as(self) -> dict[str, str]:
@@ -136,15 +187,16 @@ class KernelIndex:
     @cached_property
     def modules(self) -> tuple[ModuleRecordOfKernel, ...]:
         """The modules that the distro ships."""
-        loaded = json.loads((self.folder / "index" / "modules.json").read_text())
-        return tuple(document.from_plain(ModuleRecordOfKernel, entry) for entry in loaded)
+        with self._reading("modules.json"):
+            loaded = json.loads((self.folder / "index" / "modules.json").read_text())
+            return tuple(document.from_plain(ModuleRecordOfKernel, entry) for entry in loaded)
 
 
 class Kernel(KernelIndex):
     """A prepared kernel build: its index, and a tree that compiles its sources as the distro did."""
 
     def __init__(self, folder: Path) -> None:
-        self.record = document.decode(PreparedRecord, (folder / "prepared.json").read_bytes())
+        self.record = document.decode(PreparedRecord, (folder / _RECORD).read_bytes())
         super().__init__(folder, self.record.identity, self.record.package)
 
     @cached_property
@@ -155,12 +207,27 @@ class Kernel(KernelIndex):
     @cached_property
     def exports(self) -> Exports:
         """What modules may link against."""
-        return Exports.from_symvers(self.folder / "tree" / "Module.symvers")
+        with self._reading("Module.symvers"):
+            return Exports.from_symvers(self.folder / "tree" / "Module.symvers")
 
     @cached_property
     def config(self) -> dict[str, str]:
         """The distro's configuration."""
-        return read_config((self.folder / "tree" / ".config").read_text())
+        with self._reading(".config"):
+            return read_config((self.folder / "tree" / ".config").read_text())
+
+    def check(self) -> None:
+        """See `KernelIndex.check`."""
+        super().check()
+        _ = self.exports, self.config
+
+    def hold(self) -> Kernel:
+        """Keep `prune` away from it for as long as this object lives."""
+        with suppress(OSError):  # a cache that may only be read is not pruned either
+            descriptor = os.open(self.folder / _USE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            weakref.finalize(self, os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return self
 
     def facts(self) -> KernelFacts:
         """The facts document."""
@@ -172,8 +239,9 @@ class Kernel(KernelIndex):
         kept = self.folder / "included.json"
         if not kept.exists():
             write_durably(kept, json.dumps(included_sources(self.folder / "tree")).encode())
-        loaded: dict[str, list[str]] = json.loads(kept.read_text())
-        return {source: tuple(files) for source, files in loaded.items()}
+        with self._reading("included.json"):
+            loaded = json.loads(kept.read_text())
+            return {str(source): tuple(str(file) for file in files) for source, files in loaded.items()}
 
     @property
     def originals(self) -> Path:
@@ -198,7 +266,9 @@ def resolve(ref: KernelRef) -> KernelRef:
             if candidates
             else "the archive offers none"
         )
-        raise KernelError(f"{ref} is not unique: {found}", hint="name the version: distro:release@package-version")
+        raise AmbiguousRefError(
+            f"{ref} is not unique: {found}", hint="name the version: distro:release@package-version"
+        )
     return KernelRef(ref.distro, ref.release, candidates[0])
 
 
@@ -208,42 +278,82 @@ def kernel_folder(ref: KernelRef) -> Path:
 
 
 def prepared_kernels() -> tuple[Kernel, ...]:
-    """Every kernel that is prepared in this cache."""
+    """Every sound kernel that is prepared in this cache."""
+    return tuple(kernel for kernel in _kept_kernels() if isinstance(kernel, Kernel))
+
+
+def damaged_kernels() -> tuple[DamagedKernelError, ...]:
+    """What is wrong with the others."""
+    return tuple(kernel for kernel in _kept_kernels() if isinstance(kernel, DamagedKernelError))
+
+
+def _kept_kernels() -> Iterator[Kernel | DamagedKernelError]:
     folder = cache_root() / "kernels"
-    found = []
-    for path in sorted(folder.glob("*/prepared.json")):
-        kernel = _opened(path.parent)
-        if kernel is not None:
-            found.append(kernel)
-    return tuple(found)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and not path.name.startswith(".") and not path.name.endswith(".index"):
+            try:
+                kernel = _opened(path)
+            except DamagedKernelError as problem:
+                yield problem
+            else:
+                if kernel is not None:
+                    yield kernel
 
 
 def _opened(folder: Path) -> Kernel | None:
-    try:
-        kernel = Kernel(folder)
-    except (OSError, KmendError):
-        return None
-    return kernel if kernel.record.index_version == INDEX_VERSION else None
-
-
-def prepare(ref: KernelRef) -> Kernel:
-    """The kernel that `ref` names, prepared now unless it already is.
+    """The kernel that is kept there; None if there is none, or one of another version of kmend.
 
     Raises:
+        DamagedKernelError: it cannot be read.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        loaded = json.loads((folder / _RECORD).read_bytes())
+        version = loaded["index_version"]
+        return Kernel(folder) if version == INDEX_VERSION else None
+    except OSError as problem:
+        raise DamagedKernelError(folder, f"{_RECORD}: {problem.strerror}") from problem
+    except (ValueError, TypeError, KeyError, RecursionError, KmendError) as problem:
+        raise DamagedKernelError(folder, f"{_RECORD}: {problem}") from problem
+
+
+def prepare(ref: KernelRef, *, heal: bool = False) -> Kernel:
+    """The kernel that `ref` names, prepared now unless it already is.
+
+    Args:
+        heal: look at everything that is kept of it, and make it anew if it is damaged.
+
+    Raises:
+        DamagedKernelError: what is kept of it cannot be read (without `heal`).
         PackageGoneError: the archive no longer offers a package that is needed.
         EnvironmentDiffersError: this machine cannot compile that kernel as its distro did.
         KmendError: packages that contradict each other, a full disk.
     """
     ref = resolve(ref)
     folder = kernel_folder(ref)
-    kernel = _opened(folder)
+    kernel = _sound(folder, heal=heal)
     if kernel is not None:
-        return kernel
+        return kernel.hold()
     with locked(folder.parent / f".{folder.name}.lock"):
-        kernel = _opened(folder)
+        kernel = _sound(folder, heal=heal)
         if kernel is None:
             _prepare(ref, folder)
             kernel = Kernel(folder)
+        return kernel.hold()
+
+
+def _sound(folder: Path, *, heal: bool) -> Kernel | None:
+    """The kept kernel; with `heal`, None too if it is damaged."""
+    try:
+        kernel = _opened(folder)
+        if heal and kernel is not None:
+            kernel.check()
+    except DamagedKernelError as problem:
+        if not heal:
+            raise
+        _logger.warning("%s; it is made anew", problem.message)
+        return None
     return kernel
 
 
@@ -328,37 +438,69 @@ def _prepare(ref: KernelRef, folder: Path) -> None:
             vermagic=found.vermagic,
             module_struct_size=found.module_struct_size,
         )
-        write_durably(temporary / "prepared.json", document.encode(record))
+        write_durably(temporary / _RECORD, document.encode(record))
 
 
 @contextmanager
 def _building(folder: Path) -> Iterator[Path]:
     """A folder that appears under its name only when all of it is there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
+        with scratch_folder("preparing", folder.parent) as temporary:
+            yield temporary
+            temporary.chmod(0o755)
+            temporary.rename(folder)
+            sync_folder(folder.parent)
     except OSError as problem:
         raise SystemProblemError(
             f"cannot prepare a kernel in {folder.parent}: {problem.strerror}",
             hint="a prepared kernel takes about 1.5 GB; 'kmend-factory kernel prune' frees space",
         ) from problem
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def prune(keep: KernelRef | None = None) -> int:
-    """Remove prepared kernels, all but `keep`, and what broken preparations left; returns the bytes freed."""
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What pruning did: bytes freed, and the folders that stayed since a process is working with them."""
+
+    freed: int
+    in_use: tuple[str, ...]
+
+
+def prune(keep: KernelRef | None = None) -> Pruned:
+    """Remove prepared kernels, all but `keep` and those in use, and what broken preparations left."""
     kept = kernel_folder(resolve(keep)) if keep else None
-    freed = 0
+    freed, in_use = 0, []
     folder = cache_root() / "kernels"
-    for path in folder.glob("*") if folder.exists() else ():
-        if path.is_dir() and path != kept:
+    abandoned = abandoned_folders(folder)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.is_dir() or path == kept:
+            continue
+        if is_scratch(path) and path not in abandoned:
+            in_use.append(path.name)
+            continue
+        with _unused(path) as unused:
+            if not unused:
+                in_use.append(path.name)
+                continue
             freed += sum(
                 entry.stat().st_blocks * 512 for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink()
             )
             shutil.rmtree(path, ignore_errors=True)
-    return freed
+    return Pruned(freed, tuple(in_use))
+
+
+@contextmanager
+def _unused(folder: Path) -> Iterator[bool]:
+    """Whether nobody works with a kernel; nobody begins to while inside."""
+    try:
+        stream = (folder / _USE).open("rb")
+    except OSError:
+        yield True
+        return
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

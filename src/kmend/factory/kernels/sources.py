@@ -16,12 +16,15 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from kmend.core.cache import cache_root, locked
 from kmend.core.durable import write_durably
 from kmend.core.errors import MalformedError, SystemProblemError
+from kmend.core.interruption import supervised
+from kmend.core.scratch import scratch_folder
 from kmend.factory.kernels.packages import Package, PackageProblemError, fetch_package, members
 
 NOT_FOR_X86 = (
@@ -183,8 +186,7 @@ def _kept(kept: Path, path: str) -> bytes | _Unknown | None:
 def _take_out(version: str, kept: Path, paths: Sequence[str]) -> None:
     package = fetch_package(source_package(version), version)
     kept.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".taking-", dir=kept) as name:
-        temporary = Path(name)
+    with scratch_folder("taking", kept) as temporary:
         wanted = temporary / "wanted"
         wanted.write_bytes(b"".join(f"{package.name}/{path}\0".encode() for path in paths))
         tree = temporary / "tree"
@@ -252,29 +254,28 @@ def _pipe(stages: Sequence[Sequence[str]], folder: Path, upstream: IO[bytes], la
     """The exit statuses of the stages; the last one works in `folder`; complaints go to the two files."""
     environment = dict(os.environ, LC_ALL="C.UTF-8")
     children: list[subprocess.Popen[bytes]] = []
-    try:
-        for stage in stages:
-            final = len(children) == len(stages) - 1
-            child = subprocess.Popen(
-                stage,
-                stdin=children[-1].stdout if children else subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if final else subprocess.PIPE,
-                stderr=last if final else upstream,
-                cwd=folder if final else None,
-                env=environment,
-            )
-            if children and children[-1].stdout is not None:
-                children[-1].stdout.close()
-            children.append(child)
-        return [child.wait(timeout=UNPACK_TIMEOUT) for child in reversed(children)][::-1]
-    except OSError as problem:
-        raise SystemProblemError(f"cannot run {stages[len(children)][0]}: {problem.strerror}") from problem
-    except subprocess.TimeoutExpired:
-        raise PackageProblemError(f"not unpacked within {UNPACK_TIMEOUT} s: {stages[0][-1]}") from None
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+    with ExitStack() as guarded:
+        try:
+            for stage in stages:
+                final = len(children) == len(stages) - 1
+                child = subprocess.Popen(
+                    stage,
+                    stdin=children[-1].stdout if children else subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL if final else subprocess.PIPE,
+                    stderr=last if final else upstream,
+                    cwd=folder if final else None,
+                    env=environment,
+                    start_new_session=True,
+                )
+                guarded.enter_context(supervised(child))
+                if children and children[-1].stdout is not None:
+                    children[-1].stdout.close()
+                children.append(child)
+            return [child.wait(timeout=UNPACK_TIMEOUT) for child in reversed(children)][::-1]
+        except OSError as problem:
+            raise SystemProblemError(f"cannot run {stages[len(children)][0]}: {problem.strerror}") from problem
+        except subprocess.TimeoutExpired:
+            raise PackageProblemError(f"not unpacked within {UNPACK_TIMEOUT} s: {stages[0][-1]}") from None
 
 
 def _text(stream: IO[bytes]) -> str:

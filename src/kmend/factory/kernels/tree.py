@@ -32,6 +32,7 @@ class EnvironmentDiffersError(KmendError):
 
     kind = "environment-differs"
     exit_status = 4
+    default_hint = "build on the distro release that the kernel belongs to (Debian 12 for 6.1), with 'make setup' done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,24 @@ class SourceTree:
     make_variables: tuple[str, ...]
     compiler: str
 
-    def make(self, *targets: str, timeout: float = 1800.0) -> None:
+    def make(self, *targets: str, timeout: float = 1800.0, lock: int | None = None) -> None:
         """Run `make` with the distro's variables.
+
+        Args:
+            lock: the descriptor of a lock on the tree; make inherits it, so that nobody else works there before make has ended.
 
         Raises:
             ProgramFailedError: a target failed.
         """
-        self._run(["-s"], targets, build_environment(), timeout)
+        self._run(["-s"], targets, build_environment(), timeout, lock)
 
-    def kbuild(self, *targets: str, options: Sequence[str] = (), timeout: float = 1800.0) -> None:
+    def kbuild(
+        self, *targets: str, options: Sequence[str] = (), timeout: float = 1800.0, lock: int | None = None
+    ) -> None:
         """Make files of the prepared tree by kbuild's own rules, without what `make` does before it comes to them.
+
+        Args:
+            lock: see `make`.
 
         Raises:
             ProgramFailedError: a target failed; those of other folders were made all the same.
@@ -61,23 +70,32 @@ class SourceTree:
         for folder, group in by_starting_folder(self.path, exported, targets).items():
             words = ["-rRs", *options, "-f", "scripts/Makefile.build", f"obj={folder}", "need-builtin=1"]
             try:
-                self._run([*words, "need-modorder=1"], [f"./{target}" for target in group], exported, timeout)
+                self._run([*words, "need-modorder=1"], [f"./{target}" for target in group], exported, timeout, lock)
             except ProgramFailedError as problem:
                 failed = problem
         if failed is not None:
             raise failed
 
-    def _run(self, options: Sequence[str], targets: Sequence[str], environment: dict[str, str], timeout: float) -> None:
+    def _run(
+        self,
+        options: Sequence[str],
+        targets: Sequence[str],
+        environment: dict[str, str],
+        timeout: float,
+        lock: int | None = None,
+    ) -> None:
         jobs = f"-j{os.cpu_count() or 1}"
         words = ["make", jobs, *options, *self.make_variables, f"KCFLAGS={SECTION_FLAGS}", *targets]
-        run(words, cwd=self.path, environment=environment, timeout=timeout)
+        keep_open = () if lock is None else (lock,)
+        run(words, cwd=self.path, environment=environment, timeout=timeout, keep_open=keep_open)
 
     def _kbuild_environment(self) -> dict[str, str]:
         """What the top Makefile exports, recorded beside the tree, wherever the tree lies now."""
         kept = self.path.with_name(f"{self.path.name}-kbuild.json")
         try:
-            recorded = json.loads(kept.read_text())
-        except (OSError, ValueError):
+            recorded = {str(name): str(value) for name, value in json.loads(kept.read_text()).items()}
+            _ = recorded["abs_objtree"]
+        except (OSError, ValueError, AttributeError, KeyError):
             recorded = exported_variables(
                 lambda rule, goal: self._run(["-s", "--eval", rule], [goal], build_environment(), 600)
             )

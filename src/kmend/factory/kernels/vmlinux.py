@@ -180,6 +180,18 @@ class Vmlinux:
         self.sections = tuple(ImageSection(**entry) for entry in json.loads((folder / "sections.json").read_text()))
         self._by_index = {section.index: section for section in self.sections}
 
+    def check(self) -> None:
+        """Open every file that is kept.
+
+        Raises:
+            OSError, ValueError: one is missing or cut short.
+        """
+        wanted = max((section.offset + section.size for section in self.sections if section.offset >= 0), default=0)
+        if len(self._image) < wanted:
+            raise ValueError(f"image.bin has {len(self._image)} bytes and not {wanted}")
+        if not len(self._relocations) or not len(self._symbols) or not self._strings.endswith(b"\0"):
+            raise ValueError("a table is empty")
+
     @cached_property
     def _image(self) -> npt.NDArray[np.uint8]:
         return np.memmap(self._folder / "image.bin", dtype=np.uint8, mode="r")

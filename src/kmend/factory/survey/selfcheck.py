@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 
 from kmend.core.errors import KmendError
 from kmend.core.kernel import KernelIdentity, KernelRef
+from kmend.core.workers import worker_pool
 from kmend.factory.build import Built, NoChangeError, RefusedError, build
 from kmend.factory.build.compare import compare
 from kmend.factory.build.compile import compile_original, compile_originals, compile_patched, shadow_of
@@ -147,8 +147,7 @@ def _check_all(ref: KernelRef, kernel: Kernel, paths: Sequence[str], processes: 
     if processes == 1 or len(paths) < 2:
         yield from (check(kernel, path) for path in paths)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(paths)), mp_context=context) as pool:
+    with worker_pool(min(processes, len(paths))) as pool:
         jobs: dict[Future[CheckedFile], str] = {pool.submit(_check_one, ref, path): path for path in paths}
         for job in as_completed(jobs):
             path, problem = jobs[job], job.exception()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -17,6 +16,7 @@ from kmend.core.durable import make_folder, write_durably
 from kmend.core.errors import MalformedError
 from kmend.core.kernel import KernelRef
 from kmend.core.manifest import Manifest
+from kmend.core.workers import worker_pool
 from kmend.factory.build import Vendor
 from kmend.factory.build.compile import compile_originals
 from kmend.factory.kernels.packages import fetch_package, kernel_packages
@@ -139,8 +139,7 @@ def _build_all(settings: Settings, todo: Sequence[ChangedFile], companions: tupl
     """The results in the order in which they are ready; an error that nobody foresaw is one file's result too."""
     if not todo:
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(settings.processes, len(todo)), mp_context=context) as pool:
+    with worker_pool(min(settings.processes, len(todo))) as pool:
         jobs: dict[Future[FileResult], ChangedFile] = {
             pool.submit(_build_one, settings, change, companions): change for change in todo
         }

@@ -17,7 +17,7 @@ from tuf.api.metadata import TargetFile
 from kmend.core import durable
 from kmend.core.cache import locked
 from kmend.core.document import decode, encode, plain
-from kmend.core.errors import MalformedError
+from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.manifest import FileRecord, LevelRecord, Levels, Manifest, missing_fixes, sha256_hex
 from kmend.trust import layout, module_signature
 from kmend.trust.client import read_manifest
@@ -72,15 +72,15 @@ def read_build(folder: Path) -> BuildOutput:
 
     Raises:
         PublishRefusedError: the module or the source is not what the manifest describes.
-        SystemProblemError: a file is missing.
+        PublishRefusedError: it is no such folder, or not whole.
     """
-    content = durable.read_bounded(folder / "manifest.json", max_bytes=layout.MAX_MANIFEST_BYTES)
+    content = _read_part(folder, "manifest.json", layout.MAX_MANIFEST_BYTES)
     try:
         manifest = decode(Manifest, content, max_bytes=layout.MAX_MANIFEST_BYTES)
     except MalformedError as problem:
         raise PublishRefusedError(f"{folder / 'manifest.json'}: {problem.message}", hint=problem.hint) from None
     path = folder / f"{manifest.module.name}.ko"
-    module = durable.read_bounded(path, max_bytes=MAX_MODULE_BYTES)
+    module = _read_part(folder, path.name, MAX_MODULE_BYTES)
     if module.endswith(module_signature.MAGIC):
         raise PublishRefusedError(
             f"{path} is signed already", hint="publish the unsigned module; signatures lie beside it"
@@ -92,6 +92,16 @@ def read_build(folder: Path) -> BuildOutput:
             hint="build it again, and publish the folder as it is",
         )
     return BuildOutput(folder, manifest, content, module, _read_source(folder / "source", manifest))
+
+
+def _read_part(folder: Path, name: str, max_bytes: int) -> bytes:
+    try:
+        return durable.read_bounded(folder / name, max_bytes=max_bytes)
+    except SystemProblemError as problem:
+        raise PublishRefusedError(
+            f"{folder} is not the whole folder of a livepatch: {problem.message}",
+            hint="name the folder that 'kmend-factory build -o' wrote, with everything in it",
+        ) from problem
 
 
 def _read_source(folder: Path, manifest: Manifest) -> tuple[bytes, ...]:
@@ -108,7 +118,7 @@ def _read_source(folder: Path, manifest: Manifest) -> tuple[bytes, ...]:
         )
     found = []
     for file in manifest.source:
-        text = durable.read_bounded(folder / file.name, max_bytes=layout.MAX_SOURCE_BYTES)
+        text = _read_part(folder, file.name, layout.MAX_SOURCE_BYTES)
         if FileRecord(sha256_hex(text), len(text)) != file.content:
             raise PublishRefusedError(
                 f"{folder / file.name} is not the file that manifest.json describes (SHA-256 {sha256_hex(text)}, "

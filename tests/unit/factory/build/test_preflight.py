@@ -43,6 +43,11 @@ def test_files_that_are_refused(path: str, code: RefusalCode) -> None:
     assert path in refusal.message
 
 
+def test_the_kernels_own_code_beside_that_of_other_programs() -> None:
+    path = "arch/x86/entry/vdso/extable.c"
+    assert check_files([fix(path)], {path: ("vmlinux",)}) == ((path,), [])
+
+
 def test_files_that_come_and_go() -> None:
     _, (refusal,) = check_files([fix("net/core/new.c", old="/dev/null", hunk="@@ -0,0 +1 @@\n+new\n")], UNITS)
     assert refusal.code is RefusalCode.FILE_ADDED

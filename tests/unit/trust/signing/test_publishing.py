@@ -16,7 +16,7 @@ from tests.unit.trust.conftest import NOW, no_passphrase, publisher
 
 from kmend.core import durable
 from kmend.core.document import encode, from_plain
-from kmend.core.errors import MalformedError, SystemProblemError
+from kmend.core.errors import MalformedError
 from kmend.core.kernel import KernelIdentity
 from kmend.core.manifest import FileRecord, Manifest, SourceFile, sha256_hex
 from kmend.trust import layout
@@ -141,8 +141,12 @@ def test_manifest_must_be_one(tmp_path: Path, content: bytes) -> None:
 
 
 def test_folder_without_a_build(tmp_path: Path) -> None:
-    with pytest.raises(SystemProblemError):
+    with pytest.raises(
+        PublishRefusedError, match=r"is not the whole folder of a livepatch: .*manifest\.json"
+    ) as caught:
         read_build(tmp_path)
+    assert "build -o" in caught.value.hint
+    assert caught.value.exit_status == 2
 
 
 def test_expired_root_is_refused_and_can_be_renewed(repository: Path, keys: Path, tmp_path: Path) -> None:
@@ -287,7 +291,7 @@ def test_source_that_lacks_or_is_not_the_manifests(tmp_path: Path, name: str) ->
     with pytest.raises(PublishRefusedError, match="is not the file that manifest"):
         read_build(folder)
     (folder / "source" / name).unlink()
-    with pytest.raises(SystemProblemError):
+    with pytest.raises(PublishRefusedError, match="is not the whole folder of a livepatch"):
         read_build(folder)
 
 
