@@ -42,6 +42,23 @@ def test_init_function(refused: Refused) -> None:
     assert "Kmend-Allow: init-code proc_version_init" in refusal["hint"]
 
 
+def _function(maker: FixMaker, path: str, first: str, last: str) -> str:
+    """The text of a function, from the line that begins with `first` to the one that is `last`."""
+    text = maker.source(path)
+    start = text.index(f"\n{first}") + 1
+    return text[start : text.index(f"\n{last}\n", start) + len(last) + 2]
+
+
+def test_an_exported_function_that_is_deleted(refused: Refused, maker: FixMaker) -> None:
+    path = "fs/filesystems.c"
+    old = _function(maker, path, "int unregister_filesystem(", "EXPORT_SYMBOL(unregister_filesystem);")
+    refusal = refused("removed-export", Edit(path, old, ""))
+    assert (refusal["file"], refusal["symbol"]) == (path, "unregister_filesystem")
+    assert refusal["section"] == ".text.unregister_filesystem"
+    assert "the running kernel keeps it" in refusal["message"]
+    assert "Kmend-Allow: removed-export unregister_filesystem" in refusal["hint"]
+
+
 def test_an_init_function_beside_a_real_change_can_be_vouched_for(command: Builder, maker: FixMaker) -> None:
     edits = [
         Edit(VERSION, '"version", 0, NULL', '"version", 0400, NULL'),

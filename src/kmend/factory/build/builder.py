@@ -47,6 +47,7 @@ from kmend.factory.build.policy import check_functions, check_sections, drop_dis
 from kmend.factory.build.preflight import check_files
 from kmend.factory.build.promote import promote
 from kmend.factory.build.refusal import ALLOWABLE, NoChangeError, Refusal, RefusalCode, RefusedError
+from kmend.factory.build.removed import removed_functions
 from kmend.factory.build.resolve import VMLINUX, Modules, Resolver
 from kmend.factory.build.safety import NOTICE_CODES, Review, ReviewedUnit, old_prototypes, review
 from kmend.factory.build.sources import Sources, series_sources
@@ -113,6 +114,7 @@ class _Unit:
     refusals: list[Refusal] = field(default_factory=list)
     proved: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
 
     @property
     def reviewed(self) -> ReviewedUnit:
@@ -169,9 +171,12 @@ def build(
             raise RefusedError(found)
         units = [unit for unit in units if unit.source not in sources.untouched or unit.comparison.changed]
         if not any(unit.comparison.changed for unit in units):
+            gone = [note for unit in units for note in unit.gone]
             raise NoChangeError(
-                "the fix changes no function of this kernel",
-                hint="its lines may lie in code that this configuration leaves out, or only in comments",
+                "; ".join(["the fix changes no function of this kernel", *gone]),
+                hint="a livepatch takes no code out of a kernel; change what the function does, or its callers"
+                if gone
+                else "its lines may lie in code that this configuration leaves out, or only in comments",
             )
         extraction = _extract(kernel, units, allowed, modules)
         reviewed = review(kernel, sources.applied, [unit.reviewed for unit in units], extraction, modules)
@@ -262,13 +267,14 @@ def _unit(compiled: CompiledUnit) -> Unit:
 def _judge(kernel: Kernel, unit: _Unit, allowed: frozenset[tuple[RefusalCode, str]]) -> None:
     comparison = unit.comparison
     left_out = drop_discarded(comparison, unit.placement)
+    gone, unit.gone = removed_functions(comparison)
     promote(comparison, unit.placement)
     plain = PlainProof(kernel, unit.original, unit.placement)
     refusals, unit.proved = check_functions(comparison, unit.placement, allowed, plain.proves)
     included = [new for _, new in comparison.changed] + comparison.added
     more, notes = check_sections(comparison, included)
-    unit.notes = [*left_out, *notes]
-    everything = [*unit.refusals, *refusals, *more]
+    unit.notes = [*left_out, *unit.gone, *notes]
+    everything = [*unit.refusals, *refusals, *more, *gone]
     unit.refusals = [refusal for refusal in everything if (refusal.code, base_name(refusal.symbol)) not in allowed]
 
 

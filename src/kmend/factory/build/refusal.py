@@ -31,6 +31,7 @@ class RefusalCode(enum.Enum):
     PROTOTYPE = "prototype"
     NEW_WRITABLE_DATA = "new-writable-data"
     STATIC_LOCAL = "static-local"
+    REMOVED_EXPORT = "removed-export"
     BOOT_TABLE = "boot-table"
     UNKNOWN_SECTION = "unknown-section"
     UNRESOLVED = "unresolved"
@@ -49,6 +50,7 @@ ALLOWABLE = frozenset(
         RefusalCode.PROTOTYPE,
         RefusalCode.NEW_WRITABLE_DATA,
         RefusalCode.STATIC_LOCAL,
+        RefusalCode.REMOVED_EXPORT,
     }
 )
 """What a fix's author may vouch for (`Kmend-Allow:`): questions of meaning, which only a person can answer. The rest are

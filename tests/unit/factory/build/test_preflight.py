@@ -107,4 +107,5 @@ def test_only_questions_of_meaning_can_be_vouched_for() -> None:
         "prototype",
         "new-writable-data",
         "static-local",
+        "removed-export",
     }
