@@ -114,6 +114,26 @@ class Companions:
                 found |= self._take(path, olds, news)
         return found
 
+    def add_mentions(self, names: Iterable[str]) -> bool:
+        """Take what brings these names to headers in a way that no declaration shows: a tracepoint `trace_x` by
+        `TRACE_EVENT(x, ...)`, an entry of a list that macros expand. First the lines, then the headers whole.
+
+        Returns whether that is anything new.
+        """
+        wanted = {word for name in names for word in (name, name.removeprefix("trace_"))}
+        headers = [path for path in sorted(self.reach & self.differing.keys()) if path.endswith(".h")]
+        mentioning = [path for path in headers if wanted & _new_words(*self.differing[path])]
+        found = False
+        for path in mentioning:
+            lines = split_lines(self.differing[path][1])
+            for number, change in enumerate(self._of(path)):
+                text = b"".join(lines[change.new_start : change.new_end]).decode("latin-1")
+                taken = self._taken.setdefault(path, set())
+                if number not in taken and not wanted.isdisjoint(WORD.findall(text)):
+                    taken.add(number)
+                    found = True
+        return found or any([self.add_file(path) for path in mentioning])
+
     def add_definitions(self, names: Iterable[str]) -> bool:
         """Take from other files the functions of these names that only the newer kernel has; returns whether there are any."""
         wanted = set(names)
@@ -201,6 +221,10 @@ class Companions:
             if in_old or in_new:
                 self._taken.setdefault(path, set()).add(number)
         return len(self._taken.get(path, ())) > before
+
+
+def _new_words(old: bytes, new: bytes) -> set[str]:
+    return set(WORD.findall(new.decode("latin-1"))) - set(WORD.findall(old.decode("latin-1")))
 
 
 def _users(headers: Mapping[str, str], names: set[str]) -> dict[str, set[str]]:

@@ -127,6 +127,7 @@ class Judge:
         words = frozenset().union(*(words_of_errors(errors, refusal.file, text) for text in texts))
         return (
             companions.add(missing_names(errors), missing_members(errors))
+            or companions.add_mentions(missing_names(errors))
             or companions.add(words)
             or companions.add(words_of_change(change))
             or companions.add((), (), words)

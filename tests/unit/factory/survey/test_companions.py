@@ -58,6 +58,15 @@ def test_a_function_that_only_the_newer_kernel_has_comes_along_from_its_file() -
     assert patched(chosen, "net/file.c", old) == old + b"\nint fresh(void)\n{\n\treturn 3;\n}\n"
 
 
+def test_names_that_macros_make_are_found_by_the_lines_that_bring_them() -> None:
+    old = b'#define REASONS \\\n\tEM(reason_new, "NEW") \\\n\tE_(reason_old, "OLD")\n\nint a;\n\nint b;\n\nint c;\n'
+    new = old.replace(b"\tE_", b'\tEM(reason_put, "PUT") \\\n\tE_').replace(b"int c;", b"int d;")
+    chosen = companions(fs_trace=(old, new))
+    assert not chosen.add_mentions({"reason_old"})
+    assert chosen.add_mentions({"reason_put"})
+    assert patched(chosen, "fs/trace.h", old) == new.replace(b"int d;", b"int c;")
+
+
 def test_the_compilers_complaints_name_what_is_missing() -> None:
     errors = (
         "a.c:3:9: error: implicit declaration of function 'fresh'; did you mean 'old'?\n"
