@@ -164,7 +164,11 @@ def build(
         progress("comparing with the shipped kernel")
         for unit in units:
             _judge(kernel, unit, allowed)
-        found = [refusal for unit in units for refusal in unit.refusals]
+        # Files that share a header tell the same of it.
+        told = {
+            (refusal.code, refusal.message): refusal for unit in reversed(units) for refusal in reversed(unit.refusals)
+        }
+        found = list(reversed(told.values()))
         callers = old_prototypes(kernel, [unit.reviewed for unit in units], modules)
         found += [refusal for refusal in callers if (refusal.code, refusal.symbol) not in allowed]
         if found:

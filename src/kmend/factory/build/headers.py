@@ -2,9 +2,9 @@
 
 A name that a header newly declares is used by nobody else, so adding one touches no other file; a changed inline function or
 macro reaches every unit in whose text its name stands, directly or by other macros and inline functions of headers. The
-search is by words in the sources of the files that this kernel compiles: it finds too many units rather than too few, and
-those whose code turns out the same are dropped after they are compiled. A struct that changes its layout is refused whoever
-uses it, so it is enough that a few units see it.
+search is by words in the sources that include a changed header, directly or not: it finds too many units rather than too
+few, and those whose code turns out the same are dropped after they are compiled. A struct that changes its layout is refused
+whoever uses it, so it is enough that a few units see it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 
 from kmend.core.process import run
+from kmend.factory.build.includes import include_lines, includers
 from kmend.factory.build.preflight import including_units
 from kmend.factory.build.refusal import Refusal, RefusalCode
 from kmend.factory.derive.declarations import DeclarationKind, changed_declarations, declarations, only_expands
@@ -51,6 +52,7 @@ def affected_units(
         here, seen = _changed_names(old, new)
         names |= here
         types |= seen
+    search.narrow(headers)
     known: set[str] = set()
     while fresh := names - known:
         known |= fresh
@@ -127,6 +129,7 @@ class _Search:
         self.compiled = {path for path in kernel.units if path.endswith(".c")}
         self._folders = {posixpath.dirname(path) for path in kernel.units}
         self._files: list[str] | None = None
+        self._reached: list[str] | None = None
 
     @property
     def files(self) -> list[str]:
@@ -141,6 +144,12 @@ class _Search:
             self._files = sorted(path for path in found if (self._tree / path).is_file())
         return self._files
 
+    def narrow(self, headers: Iterable[str]) -> None:
+        """From now on, search only in what includes one of these headers."""
+        reached = includers(include_lines(self._tree, self.files), headers)
+        if reached is not None:
+            self._reached = sorted(reached.intersection(self.files))
+
     def _below(self, folder: str, pattern: str) -> list[str]:
         return [str(path.relative_to(self._tree)) for path in (self._tree / folder).glob(pattern)]
 
@@ -149,7 +158,8 @@ class _Search:
         with tempfile.NamedTemporaryFile(suffix=".words") as words:
             words.write("".join(f"{name}\n" for name in sorted(names)).encode())
             words.flush()
-            listed = "".join(f"{path}\0" for path in self.files).encode()
+            searched = self.files if self._reached is None else self._reached
+            listed = "".join(f"{path}\0" for path in searched).encode()
             # xargs tells of grep's status 1 (nothing found in one of its portions) by its own 123.
             done = run(
                 ["xargs", "-0", "grep", "-lwF", "-f", words.name, "--"], cwd=self._tree, stdin=listed, check=False

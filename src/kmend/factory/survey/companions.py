@@ -132,7 +132,10 @@ class Companions:
                 if number not in taken and not wanted.isdisjoint(WORD.findall(text)):
                     taken.add(number)
                     found = True
-        return found or any([self.add_file(path) for path in mentioning])
+        if not found:
+            for path in mentioning:
+                found |= self.add_file(path)
+        return found
 
     def add_definitions(self, names: Iterable[str]) -> bool:
         """Take from other files the functions of these names that only the newer kernel has; returns whether there are any."""
