@@ -301,7 +301,7 @@ def _extract(
         if element.is_global and element.name in wanted
     )
     for number, unit in enumerate(units):
-        resolver = Resolver(kernel, unit.source, unit.placement, modules)
+        resolver = Resolver(kernel, unit.comparison.original, unit.placement, modules)
         extractor.add(number, unit.comparison, unit.placement.object, resolver, elsewhere, data)
     extraction = extractor.finish()
     if extraction.refusals:

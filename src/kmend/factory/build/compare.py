@@ -65,6 +65,11 @@ def numbered(element: Element) -> bool:
     return element.kind is Kind.OBJECT and not element.is_global and base_name(element.name) != element.name
 
 
+def _memory(element: Element) -> tuple[bool, bool]:
+    """What kind of memory an object lives in: whether it can be written, and whether every processor has its own."""
+    return element.section.writable, element.section.name.startswith(".data..percpu")
+
+
 def parent_name(name: str) -> str | None:
     """The function that `name` is the cold part of; None if it is none."""
     head, found, _ = name.partition(".cold")
@@ -164,15 +169,15 @@ class _Matcher:
         ]
         for old, new in holders:
             holders += self._match_referred(old, new)
-        left: dict[tuple[str, int], list[Element]] = {}
-        right: dict[tuple[str, int], list[Element]] = {}
+        left: dict[tuple[str, int, tuple[bool, bool]], list[Element]] = {}
+        right: dict[tuple[str, int, tuple[bool, bool]], list[Element]] = {}
         for side, elements, known in (
             (left, self.original.objects, self.patched_of),
             (right, self.patched.objects, self.original_of),
         ):
             for element in elements:
                 if numbered(element) and not without_identity(element) and id(element) not in known:
-                    side.setdefault((base_name(element.name), element.size), []).append(element)
+                    side.setdefault((base_name(element.name), element.size, _memory(element)), []).append(element)
         for key, olds in left.items():
             news = right.get(key, [])
             if len(olds) == len(news) == 1:
@@ -186,7 +191,7 @@ class _Matcher:
             olds = [element for element in olds if id(element) not in self.patched_of]
             news = [element for element in right.get(base, []) if id(element) not in self.original_of]
             if len(olds) == len(news) and all(
-                a.size == b.size and a.section.writable == b.section.writable for a, b in zip(olds, news, strict=True)
+                a.size == b.size and _memory(a) == _memory(b) for a, b in zip(olds, news, strict=True)
             ):
                 for a, b in zip(olds, news, strict=True):
                     self.pair(a, b)
@@ -217,7 +222,7 @@ class _Matcher:
     def _same(self, old: Element, new: Element) -> bool:
         if old.size != new.size or len(old.references) != len(new.references):
             return False
-        if old.kind is not new.kind or old.section.writable != new.section.writable:
+        if old.kind is not new.kind or _memory(old) != _memory(new):
             return False
         fields = [(r.offset, r.offset + RELOCATION_WIDTH.get(r.type, 4)) for r in old.references]
         if masked(old.content, fields) != masked(new.content, fields):
@@ -321,6 +326,8 @@ def _add_cold_parts(matcher: _Matcher, changed: dict[int, tuple[Element, Element
 def _changed_data(source: str, old: Element, new: Element) -> Refusal:
     offset = next((i for i, (a, b) in enumerate(zip(old.content, new.content, strict=False)) if a != b), -1)
     what = f"goes from {old.size} to {new.size} bytes" if old.size != new.size else "gets another initial value"
+    if _memory(old) != _memory(new):
+        what = f"moves from {old.section.name} to {new.section.name}, another kind of memory"
     if boot_time(old.section.name):
         return Refusal(
             RefusalCode.BOOT_TABLE,

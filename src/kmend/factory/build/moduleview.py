@@ -43,13 +43,11 @@ class ShippedModule:
         return self._by_name.get(name, [])
 
     def sympos(self, name: str, place: Place) -> int | None:
-        """As `Kallsyms.sympos`; None too if the count would change when the module's init code is freed."""
+        """As `Kallsyms.sympos`; None too for the module's init code and where the count changes when that is freed."""
         candidates = self.named(name)
         places = [n for n, symbol in enumerate(candidates, start=1) if place_of(symbol) == place]
-        initial = [
-            symbol for symbol in candidates if symbol.section is not None and symbol.section.name.startswith(".init")
-        ]
-        if not places or (initial and len(initial) != len(candidates)):
+        initial = any(symbol.section is not None and symbol.section.name.startswith(".init") for symbol in candidates)
+        if not places or initial:
             return None
         return 0 if len(candidates) == 1 else places[0]
 

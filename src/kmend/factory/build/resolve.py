@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from kmend.factory.build.moduleview import ModulePlacement, ShippedModule
 from kmend.factory.build.refusal import Refusal, RefusalCode
-from kmend.factory.build.unit import Element, External
+from kmend.factory.build.special import INIT_CODE
+from kmend.factory.build.unit import Element, External, Unit
 from kmend.factory.build.verify import Placement
 from kmend.factory.elf.constants import STB_LOCAL
 from kmend.factory.kernels.prepared import Kernel
@@ -87,12 +88,21 @@ class Modules:
         return next((module.build_id for module in self._kernel.modules if module.name == name), None)
 
 
+def used_when_running(original: Unit) -> frozenset[str]:
+    """What an original's code refers to that stays after the boot: `__init` things too, if they are told to be safe (`__ref`)."""
+    running = (element for element in original.functions if not INIT_CODE.match(element.section.name))
+    return frozenset(reference.target.name for function in running for reference in function.references)
+
+
 class Resolver:
     """Resolves references of one unit against the running kernel."""
 
-    def __init__(self, kernel: Kernel, source: str, placement: Placement | ModulePlacement, modules: Modules) -> None:
+    def __init__(
+        self, kernel: Kernel, original: Unit, placement: Placement | ModulePlacement, modules: Modules
+    ) -> None:
         self._kernel = kernel
-        self._source = source
+        self._used = used_when_running(original)
+        self._source = original.source
         self._placement = placement
         self._modules = modules
 
@@ -143,7 +153,19 @@ class Resolver:
                 f"the kernel has {len(addresses)} symbols {name} that this file may mean",
                 name,
             )
+        if name not in self._used and self._freed(addresses[0]):
+            return self._refusal(
+                RefusalCode.UNRESOLVED,
+                f"{name} is __init code or data, whose memory was given back when the kernel had booted",
+                name,
+                hint="use what is still there, or keep a copy of your own",
+            )
         return self._klp(name, self._kernel.kallsyms.sympos(name, addresses[0]), VMLINUX)
+
+    def _freed(self, address: int) -> bool:
+        """Whether the kernel gives an address back at the end of its boot (`free_initmem`)."""
+        edges = [self._kernel.kallsyms.named(name) for name in ("__init_begin", "__init_end")]
+        return all(edges) and edges[0][0].address <= address < edges[1][0].address
 
     def _klp(self, name: str, position: int | None, home: str) -> Resolution | Refusal:
         if position is None or len(name) > MAX_KLP_NAME:

@@ -121,6 +121,18 @@ def test_data_made_global_is_the_same_object() -> None:
     assert_unchanged(compared(PLAIN, PLAIN.replace("static int limit", "int limit")))
 
 
+PER_CPU = '__attribute__((section(".data..percpu")))'
+
+
+def test_data_that_becomes_per_cpu_is_another_object() -> None:
+    """The code that uses it may be the same, byte for byte."""
+    found = compared(PLAIN, PLAIN.replace("static int limit", f"static {PER_CPU} int limit"))
+    assert codes(found) == [("changed-data", "limit")]
+    assert "another kind of memory" in found.refusals[0].message
+    local = "int entry(void) {{ static {0} int count; return ++count; }}"
+    assert [code for code, _ in codes(compared(local.format(""), local.format(PER_CPU)))] == ["static-local"]
+
+
 def test_new_data() -> None:
     text = PLAIN.replace("int other(int n) {", "int fresh = 3;\nint other(int n) { fresh++;")
     found = compared(PLAIN, text)
