@@ -16,6 +16,7 @@ from kmend.factory.derive.declarations import (
     declarations,
 )
 from kmend.factory.derive.difference import hunks
+from kmend.factory.fixes import ADDED
 from kmend.factory.fixes.applying import split_lines
 from kmend.factory.survey.changes import ChangedFile
 
@@ -264,7 +265,9 @@ def missing_members(errors: str) -> frozenset[str]:
 def words_of_errors(errors: str, path: str, text: bytes) -> frozenset[str]:
     """The longer words of those lines of `path`, whose text is given, that the compiler finds wrong."""
     lines = text.decode("latin-1").split("\n")
-    numbers = [int(number) for where, number in _LINE.findall(errors) if posixpath.normpath(where) == path]
+    numbers = [
+        int(number) for where, number in _LINE.findall(errors) if posixpath.normpath(where.removeprefix(ADDED)) == path
+    ]
     words = (WORD.findall(lines[number - 1]) for number in numbers if 0 < number <= len(lines))
     return frozenset(word for found in words for word in found if len(word) >= _MIN_WORD)
 

@@ -74,6 +74,7 @@ def test_the_compilers_complaints_name_what_is_missing() -> None:
     )
     assert missing_names(errors) == {"fresh"}
     assert missing_members(errors) == {"three"}
+    assert words_of_errors("fixed/a.c:1:2: error: no such thing", "a.c", b"long_word;") == {"long_word"}
     assert {"item", "fput"} <= words_of_errors(
         "a.c:1:2: error: cleanup argument not a function", "a.c", b"item __free(fput);"
     )
