@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-all lint format fuzz
+.PHONY: help setup demo test test-all bench-build kernels-table lint format fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -19,6 +19,12 @@ test: setup lint ## unit, build and VM tests that fit in a coffee break
 
 test-all: setup lint ## every test, the slow ones too
 	@$(PY) -m pytest tests
+
+bench-build: setup ## what building livepatches costs: CPU seconds, memory
+	@$(PY) -m bench.build
+
+kernels-table: setup ## one fix built for every kernel that can be prepared, and loaded (half an hour, 10 GB of packages)
+	@$(PY) -m bench.kernels
 
 lint: setup ## formatting, types, import rules
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports

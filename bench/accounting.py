@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmend.core import interruption
+
 _INTERVAL = 0.1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -48,19 +50,19 @@ def measure(command: Sequence[str | os.PathLike[str]], environment: Mapping[str,
     outputs = folder / "output", folder / "errors"
     with outputs[0].open("wb") as stdout, outputs[1].open("wb") as stderr:
         start = time.monotonic()
-        child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+        child = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
+        )
         sampler = _Sampler(child.pid)
         sampler.start()
-        try:
-            _, status, usage = os.wait4(child.pid, 0)
-        except BaseException:
-            child.terminate()
-            raise
-        finally:
-            sampler.over.set()
-        wall = time.monotonic() - start
-        # The object was not there when its child ended; it is told, so that it does not wait for it.
-        child.returncode = os.waitstatus_to_exitcode(status)
+        with interruption.supervised(child):
+            try:
+                _, status, usage = os.wait4(child.pid, 0)
+            finally:
+                sampler.over.set()
+            wall = time.monotonic() - start
+            # Another call waited for the process, so the object has to be told that it ended.
+            child.returncode = os.waitstatus_to_exitcode(status)
     sampler.join()
     output, errors = (path.read_text(errors="replace") for path in outputs)
     largest = usage.ru_maxrss * 1024

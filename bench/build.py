@@ -18,6 +18,7 @@ from pathlib import Path
 from bench.accounting import Cost, measure
 from bench.cache import cold_cache, disk_use, packages_of
 from bench.fixes import HEADER, TEN_FILES, BenchError, including, patch_of
+from kmend.core import interruption
 from kmend.core.errors import KmendError
 from kmend.core.kernel import KernelRef
 from kmend.factory.kernels.packages import choose_kernel, same_flavour
@@ -141,6 +142,7 @@ def say(text: str) -> None:
 
 def main() -> int:
     """Measure and print; exit status 0, or 1 if a build failed."""
+    interruption.watch()
     try:
         ref = choose_kernel(KERNELS)
         with tempfile.TemporaryDirectory(prefix="kmend-bench-") as name:
@@ -165,6 +167,8 @@ def main() -> int:
     except KmendError as problem:
         say(f"error: {problem.diagnosis()}")
         return 1
+    except interruption.Interrupted as problem:
+        return problem.exit_status
     return 0
 
 

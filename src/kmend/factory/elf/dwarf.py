@@ -23,6 +23,7 @@ LEB_FORMS = frozenset({0x0D, 0x0F, 0x15, 0x1A, 0x1B})
 _STRING, _STRP, _LINE_STRP = 0x08, 0x0E, 0x1F
 
 DW_LNCT_PATH, DW_LNCT_DIRECTORY = 1, 2
+_DATA1, _UDATA, _DATA16, _MD5 = 0x0B, 0x0F, 0x1E, 16
 _MAX_ENTRIES = 1_000_000
 
 Patched = Callable[[int, int], int]
@@ -86,11 +87,8 @@ def line_unit_names(lines: Buffer, strings: Buffer, line_strings: Buffer, patche
             if version < 5:
                 return None
             # After the header's own length come six single bytes, the last of which says how many opcode lengths follow.
-            table = _LineTable(data, offset + 17 + data[offset + 17], strings, line_strings, patched)
-            folders = table.entries()
-            name, number = table.entries()[0]
-            folder = folders[number][0] if number < len(folders) else ""
-            found.append(f"{folder}/{name}" if folder and not name.startswith("/") else name)
+            tables = offset + 17 + data[offset + 17]
+            found.append(_LineTable(data, tables, strings, line_strings, patched).own_file())
             offset += 4 + length
     except (struct.error, IndexError):
         raise ElfError("the debug information is cut short") from None
@@ -104,27 +102,51 @@ class _LineTable:
         self._data, self._offset, self._patched = data, offset, patched
         self._texts = {_STRP: memoryview(strings).cast("B"), _LINE_STRP: memoryview(line_strings).cast("B")}
 
-    def entries(self) -> list[tuple[str, int]]:
-        """The next list: path and number of the folder of each."""
+    def own_file(self) -> str:
+        """The path of the file that was compiled, which is the first of the files."""
+        forms, count = self._list()
+        folders = self._offset
+        self._step_over(forms, count)
+        files, _ = self._list()
+        name, number = self._entry(files)
+        if number >= count or name.startswith("/"):
+            return name
+        self._offset = folders
+        self._step_over(forms, number)
+        folder, _ = self._entry(forms)
+        return f"{folder}/{name}" if folder else name
+
+    def _list(self) -> tuple[list[tuple[int, int]], int]:
+        """How the entries of the next list are made (content and form of each part), and how many there are."""
         form_count = self._data[self._offset]
         self._offset += 1
         forms = [(self._number(), self._number()) for _ in range(form_count)]
         count = self._number()
         if count > min(_MAX_ENTRIES, len(self._data)):
             raise ElfError("a line table names too many files")
-        found = []
-        for _ in range(count):
-            path, folder = "", 0
-            for content, form in forms:
-                if content == DW_LNCT_PATH:
-                    path = self._path(form)
-                elif content == DW_LNCT_DIRECTORY and form in (0x0B, 0x0F):
-                    folder = self._number() if form == 0x0F else self._data[self._offset]
-                    self._offset += form == 0x0B
-                else:
-                    self._offset = self._offset + 16 if form == 0x1E else _skip(self._data, self._offset, form)
-            found.append((path, folder))
-        return found
+        return forms, count
+
+    def _step_over(self, forms: list[tuple[int, int]], count: int) -> None:
+        sizes = [_MD5 if form == _DATA16 else FIXED_FORMS.get(form) for _, form in forms]
+        known = [size for size in sizes if size is not None]
+        if len(known) == len(sizes):
+            self._offset += sum(known) * count
+        else:
+            for _ in range(count):
+                self._entry(forms)
+
+    def _entry(self, forms: list[tuple[int, int]]) -> tuple[str, int]:
+        """Path and number of the folder of the entry that comes next."""
+        path, folder = "", 0
+        for content, form in forms:
+            if content == DW_LNCT_PATH:
+                path = self._path(form)
+            elif content == DW_LNCT_DIRECTORY and form in (_DATA1, _UDATA):
+                folder = self._number() if form == _UDATA else self._data[self._offset]
+                self._offset += form == _DATA1
+            else:
+                self._offset = self._offset + _MD5 if form == _DATA16 else _skip(self._data, self._offset, form)
+        return path, folder
 
     def _number(self) -> int:
         value, self._offset = uleb(self._data, self._offset)

@@ -15,6 +15,7 @@ from kmend.factory.kernels.packages import PackageGoneError, PackageProblemError
 from kmend.factory.kernels.sources import (
     changelog,
     check_path,
+    not_needed,
     source_file,
     source_files,
     source_package,
@@ -90,6 +91,17 @@ def test_the_tree_without_what_x86_does_not_need(archive: Archive, tmp_path: Pat
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} - {"index.json"}
     tree = {path for path in found if not path.startswith(("archive/", "cache/"))}
     assert tree == set(TREE) - left_out - {"arch/xtensa/Makefile"}
+
+
+def test_bulky_folders_that_the_configuration_leaves_out(archive: Archive, tmp_path: Path) -> None:
+    assert "drivers/gpu/drm/amd/include" in not_needed({"CONFIG_DRM_AMDGPU": "n"})
+    assert "drivers/gpu/drm/amd/include" not in not_needed({"CONFIG_DRM_AMDGPU": "m"})
+    offer(archive)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    unpack_sources(VERSION, tree, ("net", "odd"))
+    assert (tree / "kernel/sys.c").is_file()
+    assert not (tree / "net").exists()
 
 
 def test_the_changelog(archive: Archive) -> None:
