@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from bench.fixes import HEADER, TEN_FILES, BenchError, including, patch_of
 from kmend.core import interruption
 from kmend.core.errors import KmendError
 from kmend.core.kernel import KernelRef
+from kmend.core.scratch import scratch_folder
 from kmend.factory.kernels.packages import choose_kernel, same_flavour
 from kmend.factory.kernels.prepared import Kernel
 
@@ -145,8 +145,7 @@ def main() -> int:
     interruption.watch()
     try:
         ref = choose_kernel(KERNELS)
-        with tempfile.TemporaryDirectory(prefix="kmend-bench-") as name:
-            folder = Path(name)
+        with scratch_folder("bench") as folder:
             one, newer = derived(ref, NEWER, folder)
             with cold_cache(packages_of([ref])) as cache:
                 bench = Bench(ref, cache, folder)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from kmend.core.cache import cache_root
 from kmend.core.kernel import KernelRef
+from kmend.core.scratch import scratch_folder
 from kmend.factory.kernels.packages import Package, fetch_package, kernel_packages
 
 
@@ -22,8 +21,7 @@ def packages_of(refs: Sequence[KernelRef]) -> list[Package]:
 @contextmanager
 def cold_cache(packages: Sequence[Package]) -> Iterator[Path]:
     """A cache that holds these packages and nothing else; it is removed afterwards."""
-    root = Path(tempfile.mkdtemp(prefix=".bench-", dir=cache_root()))
-    try:
+    with scratch_folder("bench", cache_root()) as root:
         folder = root / "packages"
         folder.mkdir()
         for package in packages:
@@ -31,8 +29,6 @@ def cold_cache(packages: Sequence[Package]) -> Iterator[Path]:
                 if not (folder / path.name).exists():
                     os.link(path, folder / path.name)
         yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def disk_use(folder: Path) -> int:

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,10 @@ from kmend import lab
 from kmend.core import interruption
 from kmend.core.errors import KmendError
 from kmend.core.kernel import KernelRef
-from kmend.factory.kernels.packages import Package, PackageGoneError, kernel_packages
+from kmend.core.scratch import scratch_folder
+from kmend.factory.kernels.environment import known_packages, require_packages
+from kmend.factory.kernels.packages import Package, kernel_packages
+from kmend.factory.kernels.tree import EnvironmentDiffersError
 from kmend.factory.survey.loading import Candidate, load_all
 from kmend.factory.survey.record import LoadRecord
 
@@ -73,6 +75,7 @@ def try_kernel(ref: KernelRef, folder: Path, *, load: bool) -> Row:
     Raises:
         KmendError: a step failed.
     """
+    require_packages(ref, known_packages(ref).names)
     packages = packages_of([ref])
     patch = folder / "fix.patch"
     patch.write_bytes(patch_of(ref, ONE_FUNCTION))
@@ -120,11 +123,11 @@ def _load(ref: KernelRef, packages: Sequence[Package], module: Path) -> str:
 
 def _row(text: str, *, load: bool) -> tuple[Row, bool]:
     """The row of one kernel, and whether something failed that should not."""
-    with tempfile.TemporaryDirectory(prefix="kmend-bench-") as name:
+    with scratch_folder("bench") as folder:
         try:
-            return try_kernel(KernelRef.parse(text), Path(name), load=load), False
-        except PackageGoneError as problem:
-            return Row(text, loaded=f"cannot be prepared: {problem.message}"), False
+            return try_kernel(KernelRef.parse(text), folder, load=load), False
+        except EnvironmentDiffersError as problem:
+            return Row(text, loaded=f"environment differs: {problem.message}"), False
         except KmendError as problem:
             return Row(text, loaded=f"failed: {problem.message}"), True
 

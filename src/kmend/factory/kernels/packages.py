@@ -143,8 +143,8 @@ def kernel_packages(ref: KernelRef) -> KernelPackages:
     match = _RELEASE.fullmatch(ref.release)
     if ref.distro != "debian" or match is None:
         raise PackageNameError(
-            f"{ref} is not a Debian kernel",
-            hint="only Debian's kernels can be prepared, for example debian:6.1.0-50-cloud-amd64@6.1.176-1",
+            f"{ref} is not a kernel whose packages are known",
+            hint="Debian's kernels are, if their release has the form of debian:6.1.0-50-cloud-amd64@6.1.176-1",
         )
     common = "common-rt" if match["flavour"].startswith("rt-") else "common"
     return KernelPackages(
@@ -165,6 +165,17 @@ def available_versions(name: str) -> tuple[str, ...]:
     return _offers([name])[name]
 
 
+def missing_packages(names: Sequence[str], version: str) -> list[str]:
+    """Those of the packages that are neither in the cache nor offered in that version.
+
+    Raises:
+        PackageProblemError: the package client is missing or failed.
+    """
+    absent = [name for name in names if _cached(name, version) is None]
+    offers = _offers(absent) if absent else {}
+    return [name for name in absent if version not in offers[name]]
+
+
 def choose_kernel(preferences: Sequence[str]) -> KernelRef:
     """The first kernel of a preference list that can be prepared: all its packages are cached or offered.
 
@@ -183,10 +194,9 @@ def choose_kernel(preferences: Sequence[str]) -> KernelRef:
         packages = kernel_packages(ref)
         if ref.package is not None and all(_cached(name, ref.package) is not None for name in packages.names):
             return _chosen(ref, passed)
-        offers = _offers(packages.names)
-        versions = (ref.package,) if ref.package is not None else offers[packages.image]
+        versions = (ref.package,) if ref.package is not None else available_versions(packages.image)
         for version in versions:
-            missing = [n for n in packages.names if version not in offers[n] and _cached(n, version) is None]
+            missing = missing_packages(packages.names, version)
             if not missing:
                 return _chosen(KernelRef(ref.distro, ref.release, version), passed)
             passed.append(f"{ref.distro}:{ref.release}@{version} (no {', '.join(missing)})")

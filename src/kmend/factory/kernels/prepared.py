@@ -23,15 +23,11 @@ from kmend.core.durable import sync_folder, write_durably
 from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.kernel import KernelIdentity, KernelRef
 from kmend.core.scratch import abandoned_folders, is_scratch, scratch_folder
+from kmend.factory.kernels.environment import known_packages, require_packages
 from kmend.factory.kernels.exports import Exports
 from kmend.factory.kernels.indexing import KernelError, ModuleRecordOfKernel, make_index
 from kmend.factory.kernels.kallsyms import Kallsyms
-from kmend.factory.kernels.packages import (
-    available_versions,
-    fetch_package,
-    kernel_packages,
-    unpack,
-)
+from kmend.factory.kernels.packages import available_versions, fetch_package, unpack
 from kmend.factory.kernels.sources import not_needed, unpack_sources
 from kmend.factory.kernels.tree import SourceTree, check_toolchain, included_sources, prepare_tree, read_config
 from kmend.factory.kernels.vmlinux import Vmlinux
@@ -257,7 +253,7 @@ def resolve(ref: KernelRef) -> KernelRef:
     """
     if ref.package is not None:
         return ref
-    versions = available_versions(kernel_packages(ref).image)
+    versions = available_versions(known_packages(ref).image)
     prepared = [kernel.record.package for kernel in prepared_kernels() if kernel.identity.release == ref.release]
     candidates = sorted({*versions, *prepared})
     if len(candidates) != 1:
@@ -326,8 +322,7 @@ def prepare(ref: KernelRef, *, heal: bool = False) -> Kernel:
 
     Raises:
         DamagedKernelError: what is kept of it cannot be read (without `heal`).
-        PackageGoneError: the archive no longer offers a package that is needed.
-        EnvironmentDiffersError: this machine cannot compile that kernel as its distro did.
+        EnvironmentDiffersError: packages are missing, or this machine cannot compile that kernel as its distro did.
         KmendError: packages that contradict each other, a full disk.
     """
     ref = resolve(ref)
@@ -361,7 +356,7 @@ def prepare_index(ref: KernelRef) -> KernelIndex:
     """The index of the kernel that `ref` names, without a source tree: enough to compare code with, and twenty times smaller.
 
     Raises:
-        PackageGoneError: the archive no longer offers a package that is needed.
+        EnvironmentDiffersError: packages are missing.
         KmendError: packages that contradict each other, a full disk.
     """
     ref = resolve(ref)
@@ -392,7 +387,8 @@ def _opened_index(folder: Path) -> KernelIndex | None:
 
 def _prepare_index(ref: KernelRef, folder: Path) -> None:
     version = ref.package or ""
-    names = kernel_packages(ref)
+    names = known_packages(ref)
+    require_packages(ref, (names.debug, names.image))
     debug, image = (fetch_package(name, version) for name in (names.debug, names.image))
     shutil.rmtree(folder, ignore_errors=True)
     with _building(folder) as temporary:
@@ -410,20 +406,23 @@ def _prepare_index(ref: KernelRef, folder: Path) -> None:
 
 def _prepare(ref: KernelRef, folder: Path) -> None:
     version = ref.package or ""
-    names = kernel_packages(ref)
-    packages = {name: fetch_package(name, version) for name in names.names}
-    shutil.rmtree(folder, ignore_errors=True)
+    names = known_packages(ref)
+    require_packages(ref, names.names)
+    # The small package that says by what the kernel was compiled comes first: nothing else is downloaded in vain.
+    packages = {names.headers: fetch_package(names.headers, version)}
     with _building(folder) as temporary:
         tree, index, headers = (temporary / name for name in ("tree", "index", "headers"))
         for path in (tree, index, headers):
             path.mkdir()
+        unpack(packages[names.headers], headers, lambda name: True)
+        flavour = headers / "usr/src" / names.headers
+        config = read_config((flavour / ".config").read_text())
+        check_toolchain(config)
+        packages |= {name: fetch_package(name, version) for name in names.names}
+        shutil.rmtree(folder, ignore_errors=True)
         with ThreadPoolExecutor(1) as pool:
             # The debug package is read while the compiler's tools are built: two cores, two jobs.
             indexed = pool.submit(make_index, packages[names.debug], packages[names.image], ref, index)
-            unpack(packages[names.headers], headers, lambda name: True)
-            flavour = headers / "usr/src" / names.headers
-            config = read_config((flavour / ".config").read_text())
-            check_toolchain(config)
             unpack_sources(version, tree, not_needed(config))
             prepared = prepare_tree(tree, flavour, ref.release, version)
             found = indexed.result()
@@ -454,7 +453,7 @@ def _building(folder: Path) -> Iterator[Path]:
     except OSError as problem:
         raise SystemProblemError(
             f"cannot prepare a kernel in {folder.parent}: {problem.strerror}",
-            hint="a prepared kernel takes about 1.5 GB; 'kmend-factory kernel prune' frees space",
+            hint="a prepared kernel takes about 1 GB; 'kmend-factory kernel prune' frees space",
         ) from problem
 
 

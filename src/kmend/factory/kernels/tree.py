@@ -24,6 +24,8 @@ from kmend.factory.kernels.kbuild import by_starting_folder, exported_variables
 SECTION_FLAGS = "-ffunction-sections -fdata-sections"
 """The only flags that are added to the distro's: they give every function and object a section of its own."""
 
+_PACKAGES = {"CONFIG_AS_VERSION": "binutils", "CONFIG_LD_VERSION": "binutils", "CONFIG_PAHOLE_VERSION": "pahole"}
+"""Where the tools come from whose versions `.config` records; the compiler's package has the compiler's name."""
 _OPTION = re.compile(r"(?:# )?(CONFIG_\w+)(?:=(.*)| is not set)")
 
 
@@ -140,15 +142,16 @@ def check_toolchain(config: Mapping[str, str]) -> str:
         "CONFIG_LD_VERSION": _binutils_version("ld"),
         "CONFIG_PAHOLE_VERSION": _first_line(["pahole", "--version"]).lstrip("v").replace(".", ""),
     }
-    differences = [
-        f"{name}: the distro's kernel has {config[name]}, this machine {value or 'nothing'}"
-        for name, value in found.items()
-        if name in config and config[name] != value
-    ]
-    if differences:
+    wrong = [name for name, value in found.items() if name in config and config[name] != value]
+    if wrong:
+        differences = [
+            f"{name}: the distro's kernel has {config[name]}, this machine {found[name] or 'nothing'}" for name in wrong
+        ]
+        needed = dict.fromkeys(_PACKAGES.get(name, compiler) for name in wrong)
         raise EnvironmentDiffersError(
             "the tools differ from those that compiled this kernel:\n  " + "\n  ".join(differences),
-            hint="build on the distro release that the kernel belongs to (Debian 12 for 6.1), with 'make setup' done",
+            hint=f"install the packages {', '.join(needed)} of the distro release that the kernel belongs to "
+            "(Debian 12 for 6.1), or build on a machine that has them",
         )
     return compiler
 
