@@ -10,7 +10,8 @@ from kmend.factory.build.removed import removed_functions
 from kmend.factory.build.unit import Unit
 from kmend.factory.elf import read_object
 
-_EXPORT = 'asm(".pushsection ___ksymtab_gpl+{0}, \\"a\\"\\n__ksymtab_{0}: .long {0} - .\\n.popsection\\n");\n'  # as EXPORT_SYMBOL_GPL does
+_EXPORT = 'asm(".pushsection ___ksymtab_gpl+{0}, \\"a\\"\\n__ksymtab_{0}: .long {0} - .\\n.popsection\\n");\n'
+"""As EXPORT_SYMBOL_GPL does."""
 TEXT = """
 extern int outside(int);
 __attribute__((noinline)) static int quiet(int n) { return outside(n) + 1; }
