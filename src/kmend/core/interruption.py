@@ -38,12 +38,18 @@ class Interrupted(BaseException):
 
 
 _received: list[int] = []
+_ends_at_last: list[bool] = []
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
-def watch() -> None:
+def watch(*, at_last: bool = False) -> None:
     """From now on, in this process, the first of `SIGNALS` ends the running programs and raises `Interrupted` in the main thread;
-    further ones are ignored, so that cleaning up is not disturbed."""
+    further ones are ignored, so that cleaning up is not disturbed.
+
+    Args:
+        at_last: end the process a little later, whatever it does: for one whose main loop catches every exception.
+    """
+    _ends_at_last[:] = [at_last]
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) wants SIGHUP to be ignored
             signal.signal(number, _stop)
@@ -65,6 +71,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _kill_all() -> None:
     for child in list(_children.values()):
         signal_group(child, signal.SIGKILL)
+    if any(_ends_at_last):
+        time.sleep(GRACE)
+        os._exit(128 + _received[0])
 
 
 def check() -> None:

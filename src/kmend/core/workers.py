@@ -37,7 +37,7 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 def _begin() -> None:
     """In each process: the terminal's Ctrl-C is the starting process's affair, which tells us by SIGTERM; so does its death."""
-    interruption.watch()
+    interruption.watch(at_last=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

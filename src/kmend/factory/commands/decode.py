@@ -10,6 +10,7 @@ import click
 from kmend.core.errors import SystemProblemError
 from kmend.core.kernel import KernelRef
 from kmend.factory.commands.output import json_option, print_json, say
+from kmend.factory.commands.parameters import KERNEL_REF
 from kmend.factory.desk.companion import store_folder
 from kmend.factory.desk.decoding import Decoded, DecodedFrame, decode_trace
 from kmend.factory.desk.trace import MAX_TEXT, read_trace
@@ -33,22 +34,30 @@ from kmend.factory.desk.trace import MAX_TEXT, read_trace
     metavar="DIR",
     help="Look there for companions before looking in the cache; repeatable.",
 )
-@click.option("--kernel", "ref", metavar="REF", help="The kernel that wrote it; by default the prepared one it names.")
+@click.option(
+    "--kernel",
+    "ref",
+    type=KERNEL_REF,
+    metavar="REF",
+    help="The kernel that wrote it; default: what it names.",
+)
 @json_option
-def command(text: Path, manifests: tuple[Path, ...], stores: tuple[Path, ...], ref: str | None, as_json: bool) -> int:
+def command(
+    text: Path, manifests: tuple[Path, ...], stores: tuple[Path, ...], ref: KernelRef | None, as_json: bool
+) -> int:
     """Give the source lines of a kernel's trace: TEXT is what the kernel wrote (a file, or - for standard input).
 
     Livepatched functions are decoded by their debug companions, which build and reproduce keep; the kernel's own functions and
     modules, if that kernel is prepared.
 
-    Exit status: 0 decoded, 1 a livepatch's companion is missing or the text holds no trace.
+    Exit status: 0 decoded, 1 a livepatch's companion is missing, 2 the text holds no trace.
     """
     trace = read_trace(_content(text), text.name if str(text) != "-" else "standard input")
     folders = [path if path.is_dir() else path.parent for path in manifests]
     decoded = decode_trace(
         trace,
         [*folders, *stores, store_folder()],
-        ref=KernelRef.parse(ref) if ref is not None else None,
+        ref=ref,
         progress=lambda message: say(f"- {message}"),
     )
     if as_json:

@@ -14,10 +14,11 @@ from kmend.core.kernel import KernelRef
 from kmend.factory.build import Built, NoChangeError, RefusedError, build, write_build
 from kmend.factory.commands.lab import kernel_package, parse_copies
 from kmend.factory.commands.output import json_option, print_json, report_error, say
+from kmend.factory.commands.parameters import KERNEL_REF
 from kmend.factory.desk import decode_trace, keep_companion, read_trace, write_companion
 from kmend.factory.desk.companion import store_folder
 from kmend.factory.desk.trace import TraceError
-from kmend.factory.desk.trial import Settings, Trial, TrialError, hold_trial, read_probe
+from kmend.factory.desk.trial import ProbeError, Settings, Trial, hold_trial, read_probe
 from kmend.factory.desk.verdict import HINTS, Verdict
 from kmend.factory.fixes import read_fix
 from kmend.factory.kernels.prepared import prepare
@@ -29,7 +30,14 @@ _SHOWN_LINES = 12
 
 
 @click.command("try")
-@click.option("--kernel", "ref", required=True, metavar="REF", help="The kernel build: distro:release@package-version.")
+@click.option(
+    "--kernel",
+    "ref",
+    required=True,
+    type=KERNEL_REF,
+    metavar="REF",
+    help="Kernel ref: distro:release@version.",
+)
 @click.option(
     "--test", "probe", required=True, type=click.Path(path_type=Path), metavar="SCRIPT", help="The probe; see below."
 )
@@ -57,7 +65,7 @@ _SHOWN_LINES = 12
 @json_option
 @click.argument("fixes", nargs=-1, required=True, type=click.Path(path_type=Path))
 def command(
-    ref: str,
+    ref: KernelRef,
     probe: Path,
     modules: tuple[str, ...],
     copies: tuple[str, ...],
@@ -80,8 +88,8 @@ def command(
     settings = Settings(read_probe(probe), parse_copies(copies), modules, lab.Shape(shape), cpus, memory, timeout)
     series = [read_fix(path) for path in fixes]
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise TrialError(f"{keep} is not an empty folder", hint="name a new folder with --keep")
-    kernel = prepare(KernelRef.parse(ref))
+        raise ProbeError(f"{keep} is not an empty folder", hint="name a new folder with --keep")
+    kernel = prepare(ref)
     try:
         built = build(kernel, series, progress=_progress)
     except (RefusedError, NoChangeError) as problem:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kmend.core.document import decode
 from kmend.core.durable import read_bounded
-from kmend.core.errors import KmendError
+from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.kernel import check_build_id
 from kmend.core.manifest import FileRecord, Manifest, sha256_hex
 from kmend.core.scratch import scratch_folder
@@ -68,7 +68,10 @@ def claim_of_file(
         TrustError: the repository cannot be reached or is not what it should be.
     """
     file = path / "manifest.json" if path.is_dir() else path
-    content = read_bounded(file, max_bytes=layout.MAX_MANIFEST_BYTES)
+    try:
+        content = read_bounded(file, max_bytes=layout.MAX_MANIFEST_BYTES)
+    except SystemProblemError as problem:
+        raise ClaimError(problem.message, hint="name a build's folder, or its manifest.json") from problem
     manifest = decode(Manifest, content, max_bytes=layout.MAX_MANIFEST_BYTES)
     folder = file.parent
     if repository is None and root is None and (folder / "source").is_dir():

@@ -40,7 +40,6 @@ class CompanionError(KmendError):
     """The debug companion of a livepatch is missing, damaged, or of another build."""
 
     kind = "companion"
-    exit_status = 2
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,12 @@ class TrialError(KmendError):
     kind = "trial"
 
 
+class ProbeError(TrialError):
+    """There is no such probe, or the folder for the results is not empty: a mistake of the caller's."""
+
+    exit_status = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a trial is held.
@@ -111,19 +117,19 @@ def read_probe(path: Path) -> bytes:
     """The probe's content.
 
     Raises:
-        TrialError: it cannot be read, is empty, or is too large.
+        ProbeError: it cannot be read, is empty, or is too large.
     """
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_PROBE + 1)
     except OSError as problem:
-        raise TrialError(
+        raise ProbeError(
             f"cannot read the probe {path}: {problem.strerror}", hint="name a script with --test"
         ) from None
     if not content.strip():
-        raise TrialError(f"the probe {path} is empty", hint="it must exit with 0 where all is well, else with 1")
+        raise ProbeError(f"the probe {path} is empty", hint="it must exit with 0 where all is well, else with 1")
     if len(content) > MAX_PROBE:
-        raise TrialError(f"the probe {path} is larger than {MAX_PROBE >> 20} MiB", hint="bring large files with --copy")
+        raise ProbeError(f"the probe {path} is larger than {MAX_PROBE >> 20} MiB", hint="bring large files with --copy")
     return content
 
 

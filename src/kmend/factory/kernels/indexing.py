@@ -84,7 +84,9 @@ def make_index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> 
                 _note(units, units_by(read, member.size), name)
                 places[name] = member
     if not build_id or not (folder / "System.map").exists():
-        raise VmlinuxError(f"{debug.path.name} holds no vmlinux and System.map of {release}")
+        raise VmlinuxError(
+            f"{debug.path.name} holds no vmlinux and System.map of {release}", hint="it is of another kernel"
+        )
     write_places(folder, places)
     (folder / "units.json").write_text(json.dumps(units, sort_keys=True))
     shipped: list[ModuleRecordOfKernel] = []
@@ -96,7 +98,7 @@ def make_index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> 
                 shipped.append(_module(member.path, details))
                 builds.add((details.info.get("vermagic", [""])[0], details.struct_size))
     if len(builds) != 1:
-        raise KernelError(f"the modules of {image.path.name} are not of one build: {sorted(builds)}")
+        raise KernelError(f"the modules of {image.path.name} are not of one build: {sorted(builds)}", hint="report it")
     vermagic, struct_size = builds.pop()
     (folder / "modules.json").write_text(json.dumps([document.plain(record) for record in shipped]))
     return Indexed(build_id, _uname_version(Vmlinux(folder), release), vermagic, struct_size)

@@ -88,7 +88,9 @@ def source_files(version: str, paths: Iterable[str]) -> dict[str, bytes | None]:
     source_package(version)
     asked = sorted({check_path(path) for path in paths})
     if len(asked) > MAX_FILES:
-        raise MalformedError(f"{len(asked)} files are asked for at once; at most {MAX_FILES} are taken out")
+        raise MalformedError(
+            f"{len(asked)} files are asked for at once; at most {MAX_FILES} are taken out", hint="ask for fewer"
+        )
     kept = cache_root() / "sources" / version
     found = {path: _kept(kept, path) for path in asked}
     missing = [path for path, content in found.items() if content is _UNKNOWN]

@@ -381,9 +381,12 @@ class Vmlinux:
         """Addresses where ftrace can attach: the content of `__mcount_loc`, between its two bounds."""
         bounds = [self.named(name) for name in ("__start_mcount_loc", "__stop_mcount_loc")]
         if not all(bounds):
-            raise VmlinuxError("vmlinux has no table of traceable functions (__start_mcount_loc)")
+            raise VmlinuxError(
+                "vmlinux has no table of traceable functions (__start_mcount_loc)",
+                hint="livepatch needs ftrace",
+            )
         start, stop = (found[0].address for found in bounds)
         table = self.content(start, stop - start)
         if table is None:
-            raise VmlinuxError("the table of traceable functions lies outside of vmlinux")
+            raise VmlinuxError("the table of traceable functions lies outside of vmlinux", hint=_DAMAGED)
         return frozenset(np.frombuffer(table, dtype="<u8").tolist())

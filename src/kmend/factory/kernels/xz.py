@@ -30,7 +30,15 @@ _KEPT = 2
 _PORTION = 64 * 1024
 
 
-class NoBlocksError(MalformedError):
+class XzError(MalformedError):
+    """The file is damaged, or compressed in a way that is not read."""
+
+    kind = "xz"
+    exit_status = 1
+    default_hint = "delete the package from the cache: it will be downloaded again"
+
+
+class NoBlocksError(XzError):
     """The file is not an `.xz` file of blocks that can be reached one by one."""
 
     kind = "no-blocks"
@@ -80,14 +88,14 @@ class _Unpacking:
         while self._have < end:
             portion = self._part.read(self._at, min(_PORTION, self._end - self._at))
             if not portion:
-                raise MalformedError("a block of the .xz file is shorter than its index says")
+                raise XzError("a block of the .xz file is shorter than its index says")
             self._at += len(portion)
             try:
                 output = self._decoder.decompress(portion)
             except (lzma.LZMAError, EOFError):
-                raise MalformedError("a block of the .xz file is damaged") from None
+                raise XzError("a block of the .xz file is damaged") from None
             if self._have + len(output) > self._size:
-                raise MalformedError("a block of the .xz file is longer than its index says")
+                raise XzError("a block of the .xz file is longer than its index says")
             self.room[self._have : self._have + len(output)] = output
             self._have += len(output)
         return memoryview(self.room)[: self._have]
@@ -101,7 +109,7 @@ class XzBlocks:
 
         Raises:
             NoBlocksError: not one `.xz` stream, or its blocks are too large to be taken one by one.
-            MalformedError: the index contradicts itself.
+            XzError: the index contradicts itself.
         """
         self._part = part
         self._blocks = _blocks(part)
@@ -113,10 +121,10 @@ class XzBlocks:
         """The bytes of `[offset, offset + size)`, a piece for each block; a piece is good until the next one is taken.
 
         Raises:
-            MalformedError: the range leaves the file, or a block is damaged.
+            XzError: the range leaves the file, or a block is damaged.
         """
         if not 0 <= offset <= offset + size <= self.size:
-            raise MalformedError(f"{size} bytes at {offset} are not in a file of {self.size}")
+            raise XzError(f"{size} bytes at {offset} are not in a file of {self.size}")
         while size:
             number = bisect_right(self._starts, offset) - 1
             block = self._blocks[number]
@@ -184,12 +192,12 @@ def _number(data: bytes, position: int) -> tuple[int, int]:
 def _dictionary_size(header: bytes) -> int:
     """The dictionary's size that a block header names; LZMA2 must be its only filter."""
     if len(header) < 8 or zlib.crc32(header[:-4]) != int.from_bytes(header[-4:], "little"):
-        raise MalformedError("a block header of the .xz file is damaged")
+        raise XzError("a block header of the .xz file is damaged")
     flags, position = header[1], 2
     for bit in (0x40, 0x80):
         if flags & bit:
             _, position = _number(header, position)
     if flags & 0x3F or header[position : position + 2] != bytes((_LZMA2, 1)) or header[position + 2] > 40:
-        raise MalformedError("the .xz file is compressed in an unusual way")
+        raise XzError("the .xz file is compressed in an unusual way")
     bits = header[position + 2]
     return min((2 | bits & 1) << (bits // 2 + 11), 0xFFFFFFFF)

@@ -26,3 +26,10 @@ class PublishRefusedError(SigningError):
     kind = "publish-refused"
     default_hint = "levels are published in their order, each with the fixes of the one that it is built on"
     exit_status = 2
+
+
+class NoRepositoryError(SigningError):
+    """There is no repository where one was named."""
+
+    kind = "no-repository"
+    exit_status = 2

@@ -39,6 +39,9 @@ Passphrase = Callable[[Path], bytes]
 """Asked for the passphrase of an encrypted key file."""
 
 
+_PLAN_HINT = "see 'kmend-factory keys init --help' for what goes with what"
+
+
 @dataclass(frozen=True, slots=True)
 class KeyPlan:
     """What keys to make.
@@ -59,13 +62,22 @@ class KeyPlan:
 
     def __post_init__(self) -> None:
         if not 1 <= self.root_threshold <= self.root_keys <= 16:
-            raise MalformedError("the root threshold must be 1 to the number of root keys, at most 16")
+            raise MalformedError(
+                "the root threshold must be 1 to the number of root keys, at most 16",
+                hint=_PLAN_HINT,
+            )
         if not 1 <= self.targets_threshold <= self.targets_keys <= 16:
-            raise MalformedError("the targets threshold must be 1 to the number of targets keys, at most 16")
+            raise MalformedError(
+                "the targets threshold must be 1 to the number of targets keys, at most 16",
+                hint=_PLAN_HINT,
+            )
         if not 1 <= self.bin_bits <= 14:
-            raise MalformedError("the bins' bit length must be 1 to 14")
+            raise MalformedError(
+                "the bins' bit length must be 1 to 14",
+                hint=_PLAN_HINT,
+            )
         if not 1 <= len(self.common_name) <= 64:
-            raise MalformedError("the module certificate's name must have 1 to 64 characters")
+            raise MalformedError("the module certificate's name must have 1 to 64 characters", hint=_PLAN_HINT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from kmend.core.manifest import FileRecord, LevelRecord, Levels, Manifest, missi
 from kmend.trust import layout, module_signature
 from kmend.trust.client import read_manifest
 from kmend.trust.signing import modules, tree
-from kmend.trust.signing.errors import PublishRefusedError, SigningError
+from kmend.trust.signing.errors import NoRepositoryError, PublishRefusedError, SigningError
 from kmend.trust.signing.keyfiles import KeyFolder, ModuleKey, renew_root
 
 MAX_MODULE_BYTES = 256 * 1024 * 1024
@@ -245,7 +245,7 @@ class Publisher:
                 if current is not None:
                     yield current
         if current is None:
-            raise SigningError(f"there is no repository at {self._repository}", hint="publish a level first")
+            raise NoRepositoryError(f"there is no repository at {self._repository}", hint="publish a level first")
 
     def _module_key(self) -> ModuleKey | None:
         key = self._keys.module_key()
