@@ -43,7 +43,6 @@ MISTAKES = {
     "bad ref to survey": (["survey", "--kernel", "x", "--to", "6.1.187-1"], "'x' is not a kernel ref"),
     "bad ref to try": (["try", "--kernel", "x", "--test", "probe", "fix.patch"], "'x' is not a kernel ref"),
     "bad ref to compare with": (["build", "--kernel", REF, "--vendor", "x", "-o", "out", "fix.patch"], "'x' is not a kernel ref"),
-    "another distro": (["kernel", "prepare", "ubuntu:6.1.0-50-generic@1"], "is not a Debian kernel"),
     "level 0": (["build", "--kernel", REF, "--level", "0", "-o", "out", "fix.patch"], "is not in the range"),
     "level a": (["build", "--kernel", REF, "--level", "a", "-o", "out", "fix.patch"], "is not a valid integer"),
     "base of its own": (["build", "--kernel", REF, "--level", "2", "--base", "2", "-o", "out", "fix.patch"],
