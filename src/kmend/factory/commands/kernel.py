@@ -43,7 +43,7 @@ def list_kernels(as_json: bool) -> int:
 @click.argument("ref", type=KERNEL_REF)
 @json_option
 def prepare_kernel(ref: KernelRef, as_json: bool) -> None:
-    """Download and prepare the kernel REF (about half a minute and 1.5 GB; at once if it is there already).
+    """Download and prepare the kernel REF (about half a minute and 1 GB; at once if it is there already).
 
     What is kept of it is looked at, and made anew if it is damaged.
     """

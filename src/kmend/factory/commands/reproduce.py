@@ -32,7 +32,7 @@ STATUS_NO = 5
     "--level", type=click.IntRange(min=1), help="Without MANIFEST: the published level, by default the newest."
 )
 @click.option("--module", type=click.Path(path_type=Path), help="The module to compare with, signed or not.")
-@click.option("--fresh", is_flag=True, help="Prepare the kernel anew in a folder of its own (1.5 GB, removed again).")
+@click.option("--fresh", is_flag=True, help="Prepare the kernel anew in a folder of its own (1 GB, removed again).")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Keep what was built, as build does."
 )
