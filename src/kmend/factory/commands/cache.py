@@ -65,7 +65,7 @@ def _parts_of_kernels(folder: Path) -> dict[str, dict[str, int]]:
 
 def clean(root: Path) -> tuple[Path, ...]:
     """Remove the temporary folders of dead processes, wherever kmend makes such folders."""
-    kept = [root / "kernels", root / "sources", root / "lab"]
+    kept = [root / "kernels", root / "sources", root / "lab", root / STORE]
     memory = Path("/dev/shm")  # noqa: S108 - only looked through
     inside = [path for top in kept if top.is_dir() for path in top.iterdir()]
     places = [Path(tempfile.gettempdir()), memory, root, *kept, *inside]

@@ -52,7 +52,8 @@ def command(
 
     The modules are compared bit for bit as they are before signing.
 
-    Exit status: 0 the same, 5 it differs, 2 the fixes are refused, 4 this machine cannot compile that kernel, 1 our fault.
+    Exit status: 0 the same, 5 it differs, 2 the fixes are refused or wrong usage, 4 this machine cannot compile that kernel,
+    1 failed.
     """
     claim = _claim(manifest, repository, root, ref, level, module)
     trust = "named by the repository's signed metadata" if claim.verified else "not checked against signed metadata"

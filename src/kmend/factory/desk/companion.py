@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +24,7 @@ from kmend.core.durable import make_folder, read_bounded, write_durably
 from kmend.core.errors import KmendError, MalformedError, SystemProblemError
 from kmend.core.kernel import build_id_from_notes
 from kmend.core.manifest import Manifest
+from kmend.core.scratch import scratch_folder
 from kmend.factory.build import Built
 from kmend.factory.build.debugmodule import debug_module
 from kmend.factory.elf import ObjectFile, read_object
@@ -139,8 +139,8 @@ def keep_companion(built: Built, store: Path | None = None) -> Path:
     store = store if store is not None else store_folder()
     make_folder(store)
     name = built.manifest.module.name
-    with locked(store / ".lock"), tempfile.TemporaryDirectory(prefix=".new-", dir=store) as temporary:
-        fresh = Path(temporary) / name
+    with locked(store / ".lock"), scratch_folder("companion", store) as temporary:
+        fresh = temporary / name
         write_companion(built, fresh)
         try:
             shutil.rmtree(store / name, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from kmend.core.cache import locked
 from kmend.core.kernel import KernelRef
+from kmend.core.scratch import scratch_folder
 from kmend.factory.elf import read_object
 from kmend.factory.elf.constants import STT_FUNC
 from kmend.factory.kernels.packages import fetch_package, kernel_packages, unpack
@@ -109,9 +109,9 @@ class KernelDebug:
             return (plain == vmlinux and not have) or (plain.endswith(".ko") and module in names)
 
         self._folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".debug-", dir=self.kernel.folder) as name:
-            unpack(package, Path(name), wanted)
-            for path in sorted(Path(name).rglob("*")):
+        with scratch_folder("debug", self.kernel.folder) as fresh:
+            unpack(package, fresh, wanted)
+            for path in sorted(fresh.rglob("*")):
                 if path.is_file():
                     base = path.name.replace("-", "_") if path.suffix == ".ko" else "vmlinux"
                     path.replace(self._folder / base)
