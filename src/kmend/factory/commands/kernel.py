@@ -61,6 +61,7 @@ def prepare_kernel(ref: KernelRef, as_json: bool) -> None:
 def show(ref: KernelRef, as_json: bool) -> None:
     """What is known of the kernel REF."""
     kernel = prepare(ref)
+    kernel.check()
     summary = _summary(kernel)
     if as_json:
         print_json(summary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -172,12 +173,26 @@ def _array(read: Reader, header: SectionHeader, kind: np.dtype[np.void]) -> npt.
     return np.frombuffer(read(header.offset, header.size - header.size % kind.itemsize), dtype=kind)
 
 
+@contextmanager
+def _kept(path: Path) -> Iterator[Path]:
+    """A file of ours that is being read; numpy tells of damage by several kinds of errors."""
+    try:
+        yield path
+    except (OSError, ValueError, EOFError, TypeError) as problem:
+        raise VmlinuxError(
+            f"{path} is missing or damaged: {problem}", hint="'kmend-factory kernel prepare REF' makes it anew"
+        ) from problem
+
+
 class Vmlinux:
     """Questions to the shipped vmlinux, answered from the folder that `extract` filled."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.sections = tuple(ImageSection(**entry) for entry in json.loads((folder / "sections.json").read_text()))
+        with _kept(folder / "sections.json") as path:
+            self.sections = tuple(ImageSection(**entry) for entry in json.loads(path.read_text()))
+            if not self.sections:
+                raise ValueError("it names no section")
         self._by_index = {section.index: section for section in self.sections}
 
     def check(self) -> None:
@@ -194,12 +209,14 @@ class Vmlinux:
 
     @cached_property
     def _image(self) -> npt.NDArray[np.uint8]:
-        return np.memmap(self._folder / "image.bin", dtype=np.uint8, mode="r")
+        with _kept(self._folder / "image.bin") as path:
+            return np.memmap(path, dtype=np.uint8, mode="r")
 
     @cached_property
     def _relocations(self) -> npt.NDArray[np.void]:
-        loaded: npt.NDArray[np.void] = np.load(self._folder / "relocations.npy", mmap_mode="r")
-        return loaded
+        with _kept(self._folder / "relocations.npy") as path:
+            loaded: npt.NDArray[np.void] = np.load(path, mmap_mode="r")
+            return loaded
 
     @cached_property
     def _relocation_offsets(self) -> npt.NDArray[np.uint64]:
@@ -207,12 +224,14 @@ class Vmlinux:
 
     @cached_property
     def _symbols(self) -> npt.NDArray[np.void]:
-        loaded: npt.NDArray[np.void] = np.load(self._folder / "symbols.npy")
-        return loaded
+        with _kept(self._folder / "symbols.npy") as path:
+            loaded: npt.NDArray[np.void] = np.load(path)
+            return loaded
 
     @cached_property
     def _strings(self) -> bytes:
-        return (self._folder / "strings.bin").read_bytes()
+        with _kept(self._folder / "strings.bin") as path:
+            return path.read_bytes()
 
     def _name(self, offset: int) -> str:
         return self._strings[offset : self._strings.index(b"\0", offset)].decode(errors="replace")
