@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-all bench-build kernels-table lint format fuzz
+.PHONY: help setup setup-packaging packages demo test test-all bench-build kernels-table lint format fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -11,13 +11,19 @@ help: ## list the targets
 setup: ## install what is needed (apt packages, virtual environment); idempotent
 	@scripts/setup
 
+setup-packaging: setup ## install what making packages needs besides
+	@scripts/setup packaging
+
+packages: setup-packaging ## the agent as deb and rpm, in dist/ (OUTPUT=DIR)
+	@PYTHONPATH=src:packaging $(PY) -m packager build -o $(or $(OUTPUT),dist)
+
 demo: setup ## build, publish and apply a real fix on a real kernel in a virtual machine
 	@$(PY) -m demo
 
-test: setup lint ## unit, build and VM tests that fit in a coffee break
+test: setup-packaging lint ## unit, build and VM tests that fit in a coffee break
 	@$(PY) -m pytest -m "not slow" tests
 
-test-all: setup lint ## every test, the slow ones too
+test-all: setup-packaging lint ## every test, the slow ones too
 	@$(PY) -m pytest tests
 
 bench-build: setup ## what building livepatches costs: CPU seconds, memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.vm.published import Published, publish
 
 from kmend import lab
 from kmend.factory.kernels.packages import choose_kernel, fetch_package, kernel_packages
@@ -21,3 +22,9 @@ def kernel() -> lab.UnpackedKernel:
     ref = choose_kernel(KERNELS)
     assert ref.package is not None
     return lab.unpack(fetch_package(kernel_packages(ref).image, ref.package).path)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """Two levels and the agent, made once for all tests that want them."""
+    return publish(tmp_path_factory.mktemp("agent"))

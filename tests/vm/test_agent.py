@@ -7,71 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from demo.scenario import FIXES, Scenario, choose
+from demo.scenario import FIXES
+from tests.vm.published import Published
 
 from kmend import lab
 from kmend.agent.journal import fail_points
-from kmend.core.document import decode
-from kmend.core.manifest import Manifest
-from kmend.core.process import run
-from kmend.factory.kernels.packages import fetch_package, kernel_packages
 
 ROOT = Path(__file__).parents[2]
-FACTORY = str(Path(sys.executable).parent / "kmend-factory")
 AGENT = "/opt/kmend/kmend"
 REPOSITORY = "/srv/repository"
 CONFIG = f'[repository]\nurl = "file://{REPOSITORY}"\n[timing]\nremove_after = 3\nsoak = 600\n'
-
-
-@dataclass(frozen=True)
-class Published:
-    """What the guests get."""
-
-    kernel: lab.UnpackedKernel
-    folder: Path
-    levels: tuple[Manifest, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The modules' names."""
-        return tuple(manifest.module.name for manifest in self.levels)
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    folder = tmp_path_factory.mktemp("agent")
-    scenario = choose()
-    assert scenario.kernel.package is not None
-    image = fetch_package(kernel_packages(scenario.kernel).image, scenario.kernel.package).path
-    run([FACTORY, "keys", "init", folder / "keys"])
-    patches: list[Path] = []
-    levels = []
-    for number, fix in enumerate(FIXES, start=1):
-        patches.append(_derive(scenario, folder, number))
-        target = folder / f"level-{number}"
-        base = ["--base", str(number - 1)] if number > 1 else []
-        words = ["build", "--kernel", str(scenario.kernel), "--level", str(number), *base]
-        run([FACTORY, *words, "-o", target, *patches], timeout=900)
-        run([FACTORY, "publish", "--keys", folder / "keys", "--repository", folder / "repository", target])
-        levels.append(decode(Manifest, (target / "manifest.json").read_bytes()))
-        assert fix.cve in levels[-1].cves
-    run([ROOT / "scripts/agent-tree", folder / "agent"])
-    return Published(lab.unpack(image), folder, tuple(levels))
-
-
-def _derive(scenario: Scenario, folder: Path, number: int) -> Path:
-    fix = FIXES[number - 1]
-    patch = folder / f"{number}.patch"
-    words = ["derive", "--from", scenario.kernel.package or "", "--to", scenario.fixed_in, "--file", fix.file]
-    run([FACTORY, *words, "--function", fix.function, "--cve", fix.cve, "-o", patch], timeout=900)
-    return patch
 
 
 class Host:

@@ -18,6 +18,7 @@ from kmend.agent.applying import Update, update
 from kmend.agent.config import Config, read_config
 from kmend.agent.errors import AgentError, BusyError, ConfigError, TerminatedError
 from kmend.agent.lock import held
+from kmend.agent.removal import before_removal
 from kmend.agent.returning import rollback, unload
 from kmend.agent.session import Host, Session, prepare_folders
 from kmend.agent.settling import settle
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, *, host: Host | None = None) ->
         The exit status.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(words)
+    options = command_line().parse_args(words)
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING, stream=sys.stderr, format="kmend: %(message)s"
     )
@@ -63,7 +64,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise TerminatedError("stopped by a signal; what was begun is recorded", hint="kmend status tells how things stand")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Every command and option; the manual page and the shells' completion are made of it too."""
     parser = argparse.ArgumentParser(
         prog="kmend",
         description="Keep the running kernel patched, without a reboot.",
@@ -101,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--level", type=int, help="clear this level only")
     # For the packaging and for kmend itself; without a help text it is not offered to people.
     internal = commands.add_parser("internal")
-    internal.add_argument("act", choices=("settle", "note-shutdown"))
+    internal.add_argument("act", choices=("settle", "note-shutdown", "before-removal"))
     internal.set_defaults(json=False)
     return parser
 
@@ -239,6 +241,8 @@ def _internal(act: str, host: Host) -> int:
     prepare_folders(host.paths)
     if act == "settle":
         settle(host)
+    elif act == "before-removal":
+        before_removal(host, _say)
     else:
         Session(host, Config(), _say).note_shutdown()
     return 0
