@@ -329,6 +329,8 @@ def check_includes(shadow: Path, tree: Path, source: str, files: Iterable[str]) 
 def compile_plainly(kernel: Kernel, original: CompiledUnit, files: Mapping[str, bytes]) -> CompiledUnit:
     """Compile the file of `original` without the flags that kmend adds to the distro's: as the vendor would.
 
+    Debug information is left out. It changes nothing but the order of local symbols, and is a fifth of the work.
+
     Args:
         files: the texts that take the place of the tree's own, that of the file itself among them.
 
@@ -336,7 +338,7 @@ def compile_plainly(kernel: Kernel, original: CompiledUnit, files: Mapping[str, 
         RefusedError: the compiler rejects it.
     """
     command = original.command
-    for flag in SECTION_FLAGS.split():
-        command = command.replace(f" {flag}", "")
+    for flag in (*SECTION_FLAGS.split(), "-g"):
+        command = command.replace(f" {flag} ", " ")
     with shadow_of(kernel, files) as shadow:
         return compile_patched(shadow, CompiledUnit(original.source, b"", command))
