@@ -35,7 +35,7 @@ kernels-table: setup ## one fix built for every kernel that can be prepared, and
 lint: setup ## formatting, types, import rules
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports
 
-fuzz: setup ## fuzz what reads patches, objects, vmlinux and lists; MINUTES=15 each, TARGETS="patch object"
+fuzz: setup ## fuzz what reads patches, objects, vmlinux, packages, lists; MINUTES=15 each, TARGETS="patch object"
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt 'atheris>=3,<4'
 	@nice -n 10 $(PY) -m tests.fuzz --minutes $(or $(MINUTES),15) $(TARGETS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import struct
+import zlib
 from collections.abc import Callable
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -156,6 +157,27 @@ def _change_field(image: bytearray, start: int, fields: tuple[tuple[int, int], .
         rng.randrange(64), len(image), len(image) - 1,
     ))  # fmt: skip
     image[at : at + width] = (other % (1 << (8 * width))).to_bytes(width, "little")
+
+
+def mutate_package(data: bytes, rng: random.Random) -> bytes:
+    """A package with some bytes changed: anywhere, or in the index of its `.xz` file with the check sums made right again."""
+    image = bytearray(data)
+    end = image.rfind(b"YZ") + 2
+    index = end - 12 - (int.from_bytes(image[end - 8 : end - 4], "little") + 1) * 4
+    if end > 12 and 0 < index < end and rng.randrange(2):
+        place = rng.randrange(index, end - 16)
+        image[place] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, image[place] ^ 1 << rng.randrange(8)))
+        image[end - 16 : end - 12] = zlib.crc32(image[index : end - 16]).to_bytes(4, "little")
+        if rng.randrange(4) == 0:
+            image[end - 8 + rng.randrange(6)] = rng.randrange(256)
+            image[end - 12 : end - 8] = zlib.crc32(image[end - 8 : end - 2]).to_bytes(4, "little")
+        return bytes(image)
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        if image:
+            image[rng.randrange(len(image))] = rng.randrange(256)
+    if rng.randrange(10) == 0:
+        del image[rng.randrange(len(image) + 1) :]
+    return bytes(image)
 
 
 Mutator = Callable[[bytes, random.Random], bytes]

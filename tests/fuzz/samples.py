@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from functools import lru_cache
 
 from tests.unit.factory.compiling import compile_c
+
+from kmend.core.process import run
 
 _UNIT = r"""
 static int counter;
@@ -149,7 +153,36 @@ def sample_objects() -> tuple[bytes, ...]:
 def samples() -> dict[str, tuple[bytes, ...]]:
     """Target -> inputs."""
     objects = sample_objects()
-    return {"patch": (PATCH, DEP3), "object": objects, "image": (*objects, sample_program()), "lists": LISTS}
+    return {
+        "patch": (PATCH, DEP3),
+        "object": objects,
+        "image": (*objects, sample_program()),
+        "package": sample_packages(),
+        "lists": LISTS,
+    }
+
+
+@lru_cache(maxsize=1)
+def sample_packages() -> tuple[bytes, ...]:
+    """Packages of three files, compressed in one block and in several, as dpkg-deb does."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for number, name in enumerate(("./a", "./" + "long/" * 30 + "b", "./c")):
+            entry = tarfile.TarInfo(name)
+            entry.size = 3000 * number
+            archive.addfile(entry, io.BytesIO(bytes(n * number % 251 for n in range(entry.size))))
+    found = []
+    for options in ([], ["--block-size=2048"], ["--block-size=4096", "-T2"]):
+        data = run(["xz", "--stdout", *options], stdin=plain.getvalue()).stdout
+        parts = (("debian-binary", b"2.0\n"), ("control.tar.xz", b""), ("data.tar.xz", data))
+        found.append(b"!<arch>\n" + b"".join(_ar_member(name, content) for name, content in parts))
+    return tuple(found)
+
+
+def _ar_member(name: str, content: bytes) -> bytes:
+    return (
+        f"{name:16}{0:<12}{0:<6}{0:<6}{'100644':8}{len(content):<10}`\n".encode() + content + b"\n" * (len(content) % 2)
+    )
 
 
 @lru_cache(maxsize=1)

@@ -30,6 +30,7 @@ def write_seeds(kernel: Kernel, folder: Path) -> dict[str, int]:
         "patch": islice(_patches(kernel), _PATCHES),
         "object": (*islice(_objects(kernel), _OBJECTS), *islice(_modules(kernel), _MODULES)),
         "image": islice(_objects(kernel), _OBJECTS // 6),
+        "package": (),
         "lists": _lists(kernel),
     }
     counts = {}

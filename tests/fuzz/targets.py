@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
-from tests.fuzz.mutations import Mutator, mutate_list, mutate_object, mutate_patch
+from tests.fuzz.mutations import Mutator, mutate_list, mutate_object, mutate_package, mutate_patch
 from tests.fuzz.samples import sample_objects
 
 from kmend.core.errors import KmendError
@@ -25,8 +26,10 @@ from kmend.factory.elf.headers import reader_of
 from kmend.factory.elf.inlining import read_inlining
 from kmend.factory.fixes import AppliedFile, ChangeKind, apply_series, parse_fix, with_line_directives
 from kmend.factory.fixes.applying import split_lines
+from kmend.factory.kernels.contents import contents
 from kmend.factory.kernels.exports import Exports
 from kmend.factory.kernels.kallsyms import Kallsyms
+from kmend.factory.kernels.packages import Package
 from kmend.factory.kernels.tree import read_config
 from kmend.factory.kernels.units import module_details, units_of
 from kmend.factory.kernels.vmlinux import Vmlinux, extract
@@ -119,6 +122,17 @@ def lists(data: bytes) -> None:
                 reader()
 
 
+def package(data: bytes) -> None:
+    """List a package and read of each file the beginning and the end."""
+    with tempfile.TemporaryDirectory(prefix="kmend-fuzz-") as name:
+        path = Path(name) / "package.deb"
+        path.write_bytes(data)
+        with contents(Package("package", "1", path, "")) as found:
+            for member in islice(found.members(), 20):
+                found.read(member, 0, 5000)
+                found.read(member, max(0, member.size - 100), 1000)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A reader under test, how its input is damaged, and the longest input, in bytes."""
@@ -132,5 +146,6 @@ TARGETS = {
     "patch": Target(patch, mutate_patch, 64 * 1024),
     "object": Target(object_file, mutate_object, 96 * 1024),
     "image": Target(image, mutate_object, 96 * 1024),
+    "package": Target(package, mutate_package, 32 * 1024),
     "lists": Target(lists, mutate_list, 16 * 1024),
 }

@@ -14,7 +14,7 @@ from tests.fuzz.targets import TARGETS
 
 from kmend.core.errors import KmendError
 
-EXECUTIONS = {"patch": 4000, "object": 250, "image": 400, "lists": 600}
+EXECUTIONS = {"patch": 4000, "object": 250, "image": 400, "lists": 600, "package": 300}
 
 
 @pytest.mark.parametrize("name", TARGETS)

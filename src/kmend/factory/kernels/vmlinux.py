@@ -406,6 +406,8 @@ class Vmlinux:
             )
         start, stop = (found[0].address for found in bounds)
         table = self.content(start, stop - start)
-        if table is None:
-            raise VmlinuxError("the table of traceable functions lies outside of vmlinux", hint=_DAMAGED)
+        if table is None or stop < start or len(table) % 8:
+            raise VmlinuxError(
+                "the table of traceable functions lies outside of vmlinux, or is not whole", hint=_DAMAGED
+            )
         return frozenset(np.frombuffer(table, dtype="<u8").tolist())

@@ -79,3 +79,19 @@ def _changed_again(content: bytes) -> bytes:
     for number in range(1, count - 1):
         changed[start + 64 * number + 24 : start + 64 * number + 40] = struct.pack("<QQ", 0, len(changed))
     return bytes(changed)
+
+
+@pytest.mark.parametrize("moved", [-4, 4, -(1 << 20), 1 << 40])
+def test_a_table_of_traceable_functions_that_is_not_whole(tmp_path: Path, moved: int) -> None:
+    content = bytearray(sample_program())
+    _, headers = read_headers(bytes(content))
+    symbols = next(header for header in headers if header.type == SHT_SYMTAB)
+    names = headers[symbols.link]
+    wanted = bytes(content).index(b"\0__stop_mcount_loc\0", names.offset) + 1 - names.offset
+    for at in range(symbols.offset, symbols.offset + symbols.size, 24):
+        if int.from_bytes(content[at : at + 4], "little") == wanted:
+            value = int.from_bytes(content[at + 8 : at + 16], "little")
+            content[at + 8 : at + 16] = (value + moved).to_bytes(8, "little", signed=True)
+    _extract(bytes(content), tmp_path)
+    with pytest.raises(VmlinuxError, match="table of traceable functions"):
+        _ = Vmlinux(tmp_path).traceable
