@@ -101,7 +101,7 @@ class PatchedFunction:
 
 @dataclass(frozen=True, slots=True)
 class PatchedObject:
-    """vmlinux or a module, with the functions replaced in it.
+    """vmlinux or a module, with the functions replaced in it; none if the fixes only have callbacks for it.
 
     Attributes:
         name: `vmlinux`, or the module's name as the kernel has it (with `_`).
@@ -117,8 +117,6 @@ class PatchedObject:
             raise MalformedError(f"{self.name[:80]!r} is not an object's name")
         if self.build_id is not None:
             check_build_id(self.build_id)
-        if not self.functions:
-            raise MalformedError(f"no function of {self.name} is patched")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from kmend.core.manifest import (
     sha256_hex,
 )
 from kmend.core.scratch import scratch_folder
+from kmend.factory.build.callbacks import CallingUnit, callback_refusals, callbacks_among
 from kmend.factory.build.compare import Comparison, base_name, compare, parent_name
 from kmend.factory.build.compile import (
     CompiledUnit,
@@ -62,7 +63,7 @@ from kmend.factory.kernels.tree import check_toolchain
 _KLP_RELOCATION_WARNING = 1500
 """6.1 walks all kernel symbols for each klp relocation; from about here on the load takes noticeable time."""
 
-WARNING_CODES = NOTICE_CODES | {"note", "new-data", "no-change", "many-klp-relocations"}
+WARNING_CODES = NOTICE_CODES | {"note", "new-data", "no-change", "many-klp-relocations", "callback"}
 """Every code that a warning of the manifest may have; scripts may test these words."""
 
 
@@ -121,6 +122,11 @@ class _Unit:
         """What the safety reports look at."""
         return ReviewedUnit(self.source, self.patched.content, self.comparison, self.placement, self.before, self.after)
 
+    def calling(self, sources: Sources) -> CallingUnit:
+        """What is looked at for callbacks."""
+        _, text = sources.before_and_after(self.source)
+        return CallingUnit(self.source, self.placement.object, text, self.comparison.added, self.after.prototypes)
+
 
 def build(
     kernel: Kernel,
@@ -171,10 +177,11 @@ def build(
         found = list(reversed(told.values()))
         callers = old_prototypes(kernel, [unit.reviewed for unit in units], modules)
         found += [refusal for refusal in callers if (refusal.code, refusal.symbol) not in allowed]
+        found += callback_refusals([unit.calling(sources) for unit in units])
         if found:
             raise RefusedError(found)
         units = [unit for unit in units if unit.source not in sources.untouched or unit.comparison.changed]
-        if not any(unit.comparison.changed for unit in units):
+        if not any(unit.comparison.changed or callbacks_among(unit.comparison.added) for unit in units):
             gone = [note for unit in units for note in unit.gone]
             raise NoChangeError(
                 "; ".join(["the fix changes no function of this kernel", *gone]),
@@ -340,7 +347,13 @@ def _assemble(
     code = write_object(extraction.image)
     namespaces = sorted({r.namespace for r in extraction.resolutions.values() if r.namespace})
     glue = glue_source(
-        kernel, level, extraction.replacements, extraction.clear_tables, namespaces, choose_anchors(kernel)
+        kernel,
+        level,
+        extraction.replacements,
+        extraction.callbacks,
+        extraction.clear_tables,
+        namespaces,
+        choose_anchors(kernel),
     )
     # The name carries a digest of the content that does not hold the name itself (docs/decisions/0004-module-name.md).
     name = module_name(level, hashlib.sha256(code + glue.encode()).hexdigest())
@@ -352,6 +365,8 @@ def _assemble(
     for r in extraction.replacements:
         patched = PatchedFunction(r.original.name, r.sympos, r.original.size, r.patched.size, r.source)
         functions.setdefault(r.object, []).append(patched)
+    for callback in extraction.callbacks:
+        functions.setdefault(callback.object, [])
     manifest = Manifest(
         kernel=kernel.identity,
         level=level,
@@ -390,8 +405,10 @@ def _warnings(units: Sequence[_Unit], extraction: Extraction) -> list[Notice]:
         found.append(
             Notice("new-data", f"{source} brings the new {kind} object {name}; it belongs to this level alone")
         )
+    for callback in extraction.callbacks:
+        found.append(Notice("callback", f"{callback.source} has a {callback.kind.value} callback of {callback.object}"))
     for unit in units:
-        if not unit.comparison.changed:
+        if not unit.comparison.changed and not callbacks_among(unit.comparison.added):
             found.append(
                 Notice("no-change", f"{unit.source} is changed by the fix, but its code in this kernel is not")
             )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+from kmend.factory.build.callbacks import Callback, callbacks_among
 from kmend.factory.build.compare import HARMLESS_WRITABLE, Comparison, base_name, parent_name, without_identity
 from kmend.factory.build.refusal import Refusal, RefusalCode
 from kmend.factory.build.resolve import KLP_PREFIX, VMLINUX, Resolution, Resolver, Way
@@ -111,6 +112,7 @@ class Extraction:
     notes: list[str] = field(default_factory=list)
     escaping: list[str] = field(default_factory=list)
     clear_tables: list[ClearTable] = field(default_factory=list)
+    callbacks: list[Callback] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
 
@@ -263,11 +265,13 @@ class _UnitExtraction:
             if isinstance(position, Refusal):
                 self._result.refusals.append(position)
                 continue
-            alias = f"{ALIAS}{len(self._result.replacements)}"
-            self._extractor.define(
-                Symbol(alias, symbol.value, symbol.size, STT_FUNC, STB_GLOBAL, section=symbol.section)
-            )
+            alias = self._alias(symbol, str(len(self._result.replacements)))
             self._result.replacements.append(Replacement(old, new, position, alias, self._unit.source, self._home))
+        for kind, element in callbacks_among(self._comparison.added):
+            symbol = self._place(element)
+            if symbol is not None:
+                alias = self._alias(symbol, f"{kind.value}_{len(self._result.callbacks)}")
+                self._result.callbacks.append(Callback(kind, self._home, alias, self._unit.source))
         for element in self._new_globals:
             if element.is_function or element.name in self._elsewhere:
                 self._place_new(element)
@@ -277,6 +281,14 @@ class _UnitExtraction:
             if element.is_function:
                 self._tables(element)
                 self._unwind(element)
+
+    def _alias(self, function: Symbol, name: str) -> str:
+        """Give the copy of a function a global name for the glue."""
+        alias = f"{ALIAS}{name}"
+        self._extractor.define(
+            Symbol(alias, function.value, function.size, STT_FUNC, STB_GLOBAL, section=function.section)
+        )
+        return alias
 
     def _place_new(self, element: Element) -> None:
         """Copy a new global function or object, unless it is one that a livepatch must not bring."""

@@ -8,11 +8,12 @@ not tell two uploads of the same release apart.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmend.core.process import run
+from kmend.factory.build.callbacks import Callback, CallbackKind
 from kmend.factory.build.compile import COMPILE_TIMEOUT, CompileError, compile_original
 from kmend.factory.build.extract import ClearTable, Replacement
 from kmend.factory.build.resolve import VMLINUX
@@ -119,8 +120,19 @@ extern const struct kmend_field {table}[];
 
 static void unpatched_{number}(struct klp_object *object)
 {{
-	if (object->mod && object->mod->state != MODULE_STATE_LIVE)
+{author}	if (object->mod && object->mod->state != MODULE_STATE_LIVE)
 		clear_fields({table}, {count});
+}}
+"""
+_REFUSING_CALLBACK = """
+/* A module that is refused never was patched, so livepatch does not call post_unpatch for it. */
+static int patching_{number}(struct klp_object *object)
+{{
+	int ret = {author}(object);
+
+	if (ret && object->mod && object->mod->state != MODULE_STATE_LIVE)
+		clear_fields({table}, {count});
+	return ret;
 }}
 """
 
@@ -158,6 +170,7 @@ def glue_source(
     kernel: Kernel,
     level: int,
     replacements: Sequence[Replacement],
+    callbacks: Sequence[Callback],
     clear_tables: Sequence[ClearTable],
     namespaces: Sequence[str],
     anchors: Sequence[Anchor],
@@ -168,6 +181,10 @@ def glue_source(
     objects: dict[str, list[Replacement]] = {}
     for replacement in replacements:
         objects.setdefault(replacement.object, []).append(replacement)
+    for callback in callbacks:
+        objects.setdefault(callback.object, [])
+    tables = {table.module: table for table in clear_tables}
+    members = [_callbacks(number, name, callbacks, tables.get(name)) for number, name in enumerate(objects)]
     return _TEMPLATE.format(
         ref=kernel.identity.ref,
         build_id=kernel.identity.build_id,
@@ -176,12 +193,8 @@ def glue_source(
         namespaces="".join(f'MODULE_INFO(import_ns, "{name}");\n' for name in namespaces),
         declarations="".join(f"extern char {replacement.alias}[];\n" for replacement in replacements),
         functions="\n".join(_functions(number, group) for number, group in enumerate(objects.values())),
-        callbacks=(_CLEARING if clear_tables else "")
-        + "".join(
-            _CLEAR_CALLBACK.format(table=table.symbol, number=number, count=table.count)
-            for number, table in enumerate(clear_tables)
-        ),
-        objects="\n".join(_object(number, name, clear_tables) for number, name in enumerate(objects)),
+        callbacks=(_CLEARING if clear_tables else "") + "".join(text for text, _ in members),
+        objects="\n".join(_object(number, name, members[number][1]) for number, name in enumerate(objects)),
         anchor_declarations="".join(
             f'extern char kmend_anchor_{number}[] __asm__("{anchor.name}");\n' for number, anchor in enumerate(anchors)
         ),
@@ -200,13 +213,28 @@ def _functions(number: int, group: Sequence[Replacement]) -> str:
     return f"static struct klp_func functions_{number}[] = {{\n{entries}\n\t{{ }}\n}};\n"
 
 
-def _object(number: int, name: str, clear_tables: Sequence[ClearTable]) -> str:
+def _callbacks(
+    number: int, name: str, callbacks: Sequence[Callback], table: ClearTable | None
+) -> tuple[str, dict[CallbackKind, str]]:
+    """C text for an object's callbacks, and which function is which: the fix's own, and what clears fields."""
+    chosen = {callback.kind: callback.alias for callback in callbacks if callback.object == name}
+    text = "".join(f"extern {kind.result} {alias}(struct klp_object *object);\n" for kind, alias in chosen.items())
+    if table is not None:
+        after = chosen.get(CallbackKind.POST_UNPATCH)
+        author = f"\t{after}(object);\n" if after else ""
+        text += _CLEAR_CALLBACK.format(number=number, table=table.symbol, count=table.count, author=author)
+        chosen[CallbackKind.POST_UNPATCH] = f"unpatched_{number}"
+        before = chosen.get(CallbackKind.PRE_PATCH)
+        if before:
+            text += _REFUSING_CALLBACK.format(number=number, table=table.symbol, count=table.count, author=before)
+            chosen[CallbackKind.PRE_PATCH] = f"patching_{number}"
+    return text, chosen
+
+
+def _object(number: int, name: str, callbacks: Mapping[CallbackKind, str]) -> str:
     label = "" if name == VMLINUX else f'.name = "{name}", '
-    callback = next(
-        (f", .callbacks.post_unpatch = unpatched_{n}" for n, table in enumerate(clear_tables) if table.module == name),
-        "",
-    )
-    return f"\t{{ {label}.funcs = functions_{number}{callback} }},"
+    members = "".join(f", .callbacks.{kind.value} = {function}" for kind, function in callbacks.items())
+    return f"\t{{ {label}.funcs = functions_{number}{members} }},"
 
 
 def compile_glue(kernel: Kernel, text: str, module: str, folder: Path) -> bytes:

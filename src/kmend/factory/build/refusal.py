@@ -39,6 +39,7 @@ class RefusalCode(enum.Enum):
     WEAK_REFERENCE = "weak-reference"
     MODULE_EXPORT = "module-export"
     MODULE_STATIC_KEY = "module-static-key"
+    CALLBACK = "callback"
     STATEMENT = "statement"
 
 
