@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import re
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.fixmaker import Edit, FixMaker
+from tests.vm.livepatched import Loaded, compiled, complaints, unpacked
 
 from kmend import lab
-from kmend.core.kernel import KernelRef
-from kmend.core.process import run
 from kmend.factory.build import Built, build
 from kmend.factory.build.glue import choose_anchors
-from kmend.factory.kernels.packages import fetch_package, kernel_packages
 from kmend.factory.kernels.prepared import Kernel
 
 SHOWN = "\treturn 0;\n}\n\nstatic int __init"
 """The end of a file's show function."""
-COMPLAINT = re.compile(r"WARNING|BUG|Call Trace|Oops|general protection|RIP:|invalid|unreliable|stuck")
 
 STRING = Edit("fs/proc/loadavg.c", "%u/%d %d\\n", "%u/%d %d mended\\n")
 WORDS = """\
@@ -84,16 +80,13 @@ def second(prepared: Kernel, maker: FixMaker) -> Built:
 @pytest.fixture(scope="module")
 def image(prepared: Kernel) -> lab.UnpackedKernel:
     """The prepared kernel's own package."""
-    ref = KernelRef.parse(prepared.identity.ref)
-    return lab.unpack(fetch_package(kernel_packages(ref).image, prepared.record.package).path)
+    return unpacked(prepared)
 
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The probe, compiled so that it needs nothing of the guest."""
-    target = tmp_path_factory.mktemp("probe") / "probe"
-    run(["gcc", "-O1", "-static", "-o", target, Path(__file__).with_name("probe.c")])
-    return target
+    return compiled(Path(__file__).with_name("probe.c"), tmp_path_factory.mktemp("probe") / "probe")
 
 
 @pytest.fixture
@@ -102,46 +95,6 @@ def guest(image: lab.UnpackedKernel, probe: Path) -> Iterator[lab.Vm]:
     with lab.boot(image) as vm:
         vm.put(probe, "/probe")
         yield vm
-
-
-class Loaded:
-    """A livepatch on a guest, by what sysfs says of it."""
-
-    def __init__(self, vm: lab.Vm, built: Built) -> None:
-        self.vm = vm
-        self.name = built.manifest.module.name
-        self.folder = f"/sys/kernel/livepatch/{self.name}"
-        vm.put_bytes(built.module, f"/{self.name}.ko")
-
-    def insert(self) -> None:
-        self.vm.run(["insmod", f"/{self.name}.ko"])
-        self.settle()
-
-    def disable(self) -> None:
-        self.vm.sh(f"echo 0 > {self.folder}/enabled")
-        self._wait(f"test ! -e {self.folder}")
-
-    def settle(self) -> None:
-        self._wait(f'test "$(cat {self.folder}/transition)" = 0')
-
-    def _wait(self, condition: str) -> None:
-        deadline = time.monotonic() + 40
-        while self.vm.sh(condition, check=False).status != 0:
-            assert time.monotonic() < deadline, self.vm.kernel_log()[-3000:]
-            time.sleep(0.2)
-
-    @property
-    def enabled(self) -> bool:
-        return self.vm.sh(f"cat {self.folder}/enabled 2>/dev/null", check=False).text == "1\n"
-
-    def remove(self) -> None:
-        self.vm.run(["rmmod", self.name])
-
-
-def complaints(vm: lab.Vm) -> list[str]:
-    """What the kernel has complained of since a livepatch came."""
-    lines = vm.kernel_log().partition("loading out-of-tree module")[2].splitlines()
-    return [line for line in lines if COMPLAINT.search(line)]
 
 
 def probed(vm: lab.Vm) -> dict[str, str]:
@@ -206,7 +159,7 @@ def test_loaded_replaced_and_taken_off(guest: lab.Vm, first: Built, second: Buil
     assert {path: guest.read(path) for path in before} == before
     assert probed(guest) == plain
     assert b"kmend_" not in guest.read("/proc/modules")
-    assert complaints(guest) == []
+    assert complaints(guest.kernel_log()) == []
 
 
 def test_the_exit_path_with_all_its_tables(guest: lab.Vm, prepared: Kernel, maker: FixMaker) -> None:
@@ -228,7 +181,7 @@ def test_the_exit_path_with_all_its_tables(guest: lab.Vm, prepared: Kernel, make
     assert guest.sh("grep -c 'sched_process_exit: comm=' /trace/trace", check=False).text == "0\n", (
         "and can be turned off"
     )
-    assert complaints(guest) == []
+    assert complaints(guest.kernel_log()) == []
 
     guest.read("/proc/filesystems")
     log = guest.kernel_log()
