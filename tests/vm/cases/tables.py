@@ -126,6 +126,7 @@ CASES = (
         r"\A0\nEINVAL\n",
         r"\A0\nEXDEV\n",
         frozenset({"__x64_sys_fsmount,1", "__ia32_sys_fsmount,1"}),
+        pinned=True,
     ),
     Case(
         "function of a shared section",
