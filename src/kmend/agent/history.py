@@ -80,8 +80,9 @@ class History:
 
     def _bound(self) -> None:
         if self._path.exists() and self._path.stat().st_size > MAX_BYTES:
-            kept = self.records()[-KEEP_RECORDS:]
-            durable.write_durably(self._path, b"".join(encode(record) + b"\n" for record in kept))
+            # As they are, so that what a newer kmend has written of a record is not lost.
+            kept = self._path.read_bytes()[-2 * MAX_BYTES :].splitlines()[-KEEP_RECORDS:]
+            durable.write_durably(self._path, b"".join(line + b"\n" for line in kept))
 
     def _mend_torn_line(self) -> None:
         """End a line that a crash has cut, so that the next record is not lost with it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import kmend
-from kmend.agent import failpoint, preflight, recovery, residents, statefile
+from kmend.agent import failpoint, preflight, recovery, residents, schema, statefile
 from kmend.agent.clock import Clock
 from kmend.agent.config import Config
 from kmend.agent.history import History
@@ -86,9 +86,13 @@ class Session:
         host: the world outside.
         config: how this host is configured.
         say: told, line by line, what is going on.
+
+    Raises:
+        StateSchemaError: the state on this host is too new for this version.
     """
 
     def __init__(self, host: Host, config: Config, say: Callable[[str], None]) -> None:
+        schema.admit(host.paths.state)
         self.host = host
         self.paths = host.paths
         self.clock = host.clock
@@ -129,6 +133,7 @@ class Session:
 
     def recover(self) -> None:
         """Make an open intent agree with what the kernel shows, and remove modules that are due; every command starts so."""
+        schema.bring_up(self.paths.state)
         intent = self.journal.intent
         if intent is not None:
             shutdown = statefile.load(self.paths.state / "shutdown.json", CleanShutdown)

@@ -1,4 +1,7 @@
-"""State files that may be torn by a crash: one that cannot be read is set aside, never a reason not to start."""
+"""State files that may be torn by a crash: one that cannot be read is set aside, never a reason not to start.
+
+Unless a newer kmend wrote it (`kmend.agent.schema`): what is only too new is left as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import TypeVar
 
+from kmend.agent import schema
 from kmend.core import durable
 from kmend.core.document import decode, encode
 from kmend.core.errors import MalformedError, SystemProblemError
@@ -18,12 +22,22 @@ _logger = logging.getLogger(__name__)
 
 
 def load(path: Path, kind: type[T]) -> T | None:
-    """The document in `path`; None if there is none, or none that can be read (it is then set aside)."""
+    """The document in `path`; None if there is none, or none that can be read (it is then set aside).
+
+    Raises:
+        StateSchemaError: it cannot be read because it is newer than this version.
+    """
     if not path.exists():
         return None
     try:
         return decode(kind, durable.read_bounded(path, max_bytes=MAX_STATE_BYTES))
     except (MalformedError, SystemProblemError) as problem:
+        mark = schema.newer(path)
+        if mark is not None:
+            raise schema.StateSchemaError(
+                f"{path} cannot be read: {problem.message}. It is of a newer kmend ({mark.kmend[:40]}), and was left as it is",
+                hint=f"install kmend {mark.kmend[:40]} or newer again",
+            ) from None
         set_aside(path, problem.message)
         return None
 
