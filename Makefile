@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup setup-packaging packages demo test test-all bench-build kernels-table lint format fuzz
+.PHONY: help setup setup-packaging packages demo test test-all test-interpreters bench-build kernels-table lint format fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,14 +26,21 @@ test: setup-packaging lint ## unit, build and VM tests that fit in a coffee brea
 test-all: setup-packaging lint ## every test, the slow ones too
 	@$(PY) -m pytest tests
 
+test-interpreters: setup-packaging ## the agent's tests on every Python from 3.10 on that can be had (ONLY="--only 3.10")
+	@PYTHONPATH=src:. $(PY) -m tests.interpreters $(ONLY)
+
 bench-build: setup ## what building livepatches costs: CPU seconds, memory
 	@$(PY) -m bench.build
 
 kernels-table: setup ## one fix built for every kernel that can be prepared, and loaded (half an hour, 10 GB of packages)
 	@$(PY) -m bench.kernels
 
-lint: setup ## formatting, types, import rules
+# The agent's part must do with Python 3.10: its grammar and library (vermin, mypy), and what it carries.
+AGENT := src/kmend/core src/kmend/trust src/kmend/agent
+lint: setup ## formatting, types, import rules, the oldest Python, no compiled dependencies of the agent
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports
+	@.venv/bin/vermin -t=3.10- --violations --no-tips -q $(AGENT) && .venv/bin/mypy --python-version 3.10 $(AGENT)
+	@$(PY) packaging/check_dependencies.py
 
 fuzz: setup ## fuzz what reads patches, objects, vmlinux, packages, lists; MINUTES=15 each, TARGETS="patch object"
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt 'atheris>=3,<4'

@@ -1,0 +1,174 @@
+"""The installing script: what it was made for it installs, and anything else changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from demo.serving import served
+
+from packager.errors import PackagingError
+from packager.offer import offer
+
+STAND_INS = {
+    "id": "echo 0",
+    "apt-get": 'echo "$@" >> "$LOG"; exit ${APT_STATUS:-0}',
+    "kmend": 'echo kmend "$@" >> "$LOG"; [ "$1" != --version ] || { echo kmend 9; exit 0; }\n'
+    'n=$(grep -c "kmend update" "$LOG"); [ "$n" -le "${BUSY:-0}" ] && exit 75; exit ${UPDATE_STATUS:-0}',
+    "sleep": "exit 0",
+}
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A repository with packages, served; and a host's folder to install into."""
+
+    folder: Path
+    line: str
+    host: Path
+
+    @property
+    def config(self) -> Path:
+        return self.host / "etc/kmend"
+
+    def called(self) -> str:
+        log = self.host / "log"
+        return log.read_text() if log.exists() else ""
+
+    def run(
+        self, *options: str, script: bytes | None = None, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the script with a host of its own."""
+        text = script if script is not None else (self.folder / "install/install.sh").read_bytes()
+        path = self.host / "install.sh"
+        path.write_bytes(text.replace(b"CONFIG=/etc/kmend", f"CONFIG={self.config}".encode()))
+        surroundings = {
+            "PATH": f"{self.host / 'bin'}:/usr/bin:/bin",
+            "LOG": str(self.host / "log"),
+            **(environment or {}),
+        }
+        return subprocess.run(
+            ["sh", path, *options], env=surroundings, capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+@pytest.fixture
+def offered(tmp_path: Path) -> Iterator[Offered]:
+    host = tmp_path / "host"
+    (host / "bin").mkdir(parents=True)
+    for name, text in STAND_INS.items():
+        (host / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (host / "bin" / name).chmod(0o755)
+    (tmp_path / "root.json").write_text("{}")
+    (tmp_path / "kmend_9_all.deb").write_bytes(os.urandom(1000))
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    with served(repository) as port:
+        packages = [tmp_path / "kmend_9_all.deb"]
+        line = offer(repository, f"http://127.0.0.1:{port}/", tmp_path / "root.json", packages)
+        yield Offered(repository, line, host)
+
+
+def test_one_line_vouches_for_the_script_and_the_script_for_the_rest(offered: Offered) -> None:
+    script = offered.folder / "install/install.sh"
+    assert hashlib.sha256(script.read_bytes()).hexdigest() in offered.line
+    assert "@" not in script.read_text().replace('"$@"', "")
+    for name in ("root.json", "kmend_9_all.deb"):
+        assert hashlib.sha256((offered.folder / "install" / name).read_bytes()).hexdigest() in script.read_text()
+    done = subprocess.run(["sh", "-n", script], check=False, timeout=10)
+    assert done.returncode == 0
+
+
+def test_it_installs_configures_and_updates(offered: Offered) -> None:
+    done = offered.run()
+    assert done.returncode == 0, done.stderr
+    assert (offered.config / "root.json").read_text() == "{}"
+    assert 'url = "http://127.0.0.1:' in (offered.config / "agent.toml.d/10-repository.toml").read_text()
+    assert "kmend_9_all.deb" in offered.called()
+    assert offered.called().splitlines()[-1] == "kmend update"
+    assert offered.run().returncode == 0  # again, to upgrade
+
+
+def test_nothing_is_loaded_when_not_wanted(offered: Offered) -> None:
+    assert offered.run("--no-update").returncode == 0
+    assert "kmend update" not in offered.called()
+
+
+def test_it_waits_for_a_service_that_is_at_it_already(offered: Offered) -> None:
+    assert offered.run(environment={"BUSY": "3"}).returncode == 0
+    assert offered.called().count("kmend update") == 4
+
+
+def test_the_updates_status_is_handed_on(offered: Offered) -> None:
+    done = offered.run(environment={"UPDATE_STATUS": "40"})
+    assert done.returncode == 40
+    assert "installed, but nothing was loaded" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["root.json", "kmend_9_all.deb"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+def test_what_it_was_not_made_for_changes_nothing(offered: Offered, name: str, damage: str) -> None:
+    path = offered.folder / "install" / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if damage == "cut" else path.read_bytes() + b"x")
+    done = offered.run()
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert not offered.config.exists()
+    assert offered.called() == ""
+
+
+def test_another_publishers_root_is_kept(offered: Offered) -> None:
+    offered.config.mkdir(parents=True)
+    (offered.config / "root.json").write_text("another")
+    done = offered.run()
+    assert "is another publisher's" in done.stderr
+    assert (offered.config / "root.json").read_text() == "another"
+    assert offered.called() == ""
+    assert offered.run("--replace-root").returncode == 0
+    assert (offered.config / "root.json").read_text() == "{}"
+
+
+def test_a_script_that_was_cut_off_does_nothing(offered: Offered) -> None:
+    whole = (offered.folder / "install/install.sh").read_bytes()
+    for size in range(0, len(whole) - len(b'main "$@"\n'), 97):
+        offered.run(script=whole[:size])
+    assert offered.called() == ""
+    assert not offered.config.exists()
+
+
+def test_unknown_options_and_other_users_are_refused(offered: Offered) -> None:
+    assert "unknown option --force" in offered.run("--force").stderr
+    (offered.host / "bin/id").write_text("#!/bin/sh\necho 1000\n")
+    assert "run this as root" in offered.run().stderr
+    assert offered.called() == ""
+
+
+def test_a_package_manager_that_fails_is_quoted(offered: Offered) -> None:
+    done = offered.run(environment={"APT_STATUS": "100"})
+    assert done.returncode == 1
+    assert "the package could not be installed" in done.stderr
+    assert "kmend update" not in offered.called()
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a/b", "https://a/'; reboot; '", "https://a b", "file:///srv", "https://a/?q=1", ""]
+)
+def test_addresses_that_cannot_stand_in_a_script_are_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(PackagingError, match="is not an http or https URL"):
+        offer(tmp_path, url, tmp_path, [])
+
+
+def test_packages_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    for packages in (["a.deb", "b.deb"], ["a.apk"]):
+        with pytest.raises(PackagingError, match="give one deb"):
+            offer(tmp_path, "https://a", tmp_path, [tmp_path / name for name in packages])
+    with pytest.raises(PackagingError, match="does not exist"):
+        offer(tmp_path, "https://a", tmp_path / "root.json", [])
