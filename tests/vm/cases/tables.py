@@ -83,7 +83,7 @@ CASES = (
             Edit(
                 "fs/readdir.c",
                 INODE,
-                INODE.replace("ino,", "ino | 1UL << 60,"),
+                INODE.replace("(ino,", "(ino | 1UL << 60,"),
             )
         ],
         "/call directory /; /call directory_fault /",
@@ -104,6 +104,7 @@ CASES = (
         r"\A[^$]*kmend: routed\n[^$]*kmend: inserted\n[^$]*kmend: created\n[^$]*kmend: routed\n[^$]*kmend: inserted\n"
         r"[^$]*kmend: created\n(?![^$]*first)",
         frozenset({"fib_create_info,1", "fib_get_nhs,1", "fib_table_insert,1", "inet_rtm_newroute,1"}),
+        pinned=True,
     ),
     Case(
         "system call",
@@ -112,6 +113,7 @@ CASES = (
         r"\Ax86_64\n",
         r"\AX86_64\n",
         frozenset({"__x64_sys_newuname,1", "__ia32_sys_newuname,1"}),
+        pinned=True,
     ),
     Case(
         "fsmount",

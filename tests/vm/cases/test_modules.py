@@ -20,9 +20,9 @@ TITLE = "Dump  Locks    Drops    Inode\\n"
 XFS = "fs/xfs/xfs_stats.c"
 RELOGGED = '\tlen += scnprintf(buf + len, PATH_MAX-len, "defer_relog %llu\\n",\n'
 SHOWN = (
-    '\tpr_debug("statistics for %s\\\n", current->comm);\n'
+    '\tpr_debug("statistics for %s\\n", current->comm);\n'
     "\tlocal_irq_save(flags);\n"
-    '\tlen += scnprintf(buf + len, PATH_MAX - len, "mended %d %d %d %d\\\n",\n'
+    '\tlen += scnprintf(buf + len, PATH_MAX - len, "mended %d %d %d %d\\n",\n'
     "\t\t\t static_branch_likely(&vm_numa_stat_key) ? 1 : 0,\n"
     "\t\t\t static_cpu_has(X86_FEATURE_XMM2) ? 1 : 0,\n"
     "\t\t\t static_branch_unlikely(&kmend_key) ? 1 : 0,\n"

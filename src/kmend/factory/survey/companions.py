@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kmend.factory.derive import Change, compare, functions
@@ -32,6 +32,44 @@ _MAX_STEPS = 4
 """Through how many macros and inline functions of headers a change is followed."""
 _MIN_WORD = 4
 """Shorter words than this tell nothing."""
+_KEYWORDS = frozenset(
+    [
+        "auto",
+        "bool",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "false",
+        "float",
+        "goto",
+        "inline",
+        "long",
+        "register",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "true",
+        "typeof",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+        "NULL",
+    ]
+)
+"""Words that name nothing."""
 _INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 _MISSING_FILE = re.compile(r"fatal error: ([\w./-]+): No such file")
 
@@ -86,15 +124,26 @@ class Companions:
         self._taken[path] = everything
         return known != everything
 
-    def add(self, names: Iterable[str], members: Iterable[str] = (), near: Iterable[str] = ()) -> bool:
+    def add(
+        self,
+        names: Iterable[str],
+        members: Iterable[str] = (),
+        near: Iterable[str] = (),
+        *,
+        within: Collection[str] | None = None,
+    ) -> bool:
         """Take from headers what declares one of `names` or ceases to use one, what gains or loses one of `members`,
         and types that change and have a member called like one of `near`.
+
+        Args:
+            within: only these headers; without it, all within reach.
 
         Returns whether that is anything new.
         """
         wanted, gained, anywhere = set(names), set(members), set(near)
         found = False
-        for path in sorted(self.reach & self.differing.keys()):
+        reach = self.reach if within is None else self.reach & set(within)
+        for path in sorted(reach & self.differing.keys()):
             old, new = self.differing[path]
             if not path.endswith(".h") or (wanted | gained | anywhere).isdisjoint(
                 WORD.findall((old + new).decode("latin-1"))
@@ -252,6 +301,20 @@ def named_headers(text: bytes, source: str) -> set[str]:
     return {posixpath.normpath(posixpath.join(root, name)) for name in names for root in roots}
 
 
+def related(headers: Iterable[str], source: str) -> frozenset[str]:
+    """Those headers that lie in the folder of a file, or carry that folder's name: `include/linux/ceph/` for `fs/ceph/`.
+
+    What words alone suggest is looked for here first: a word like `wait` is declared anew in many a header.
+    """
+    folder = posixpath.dirname(source)
+    name = posixpath.basename(folder)
+    return frozenset(
+        header
+        for header in headers
+        if posixpath.dirname(header) == folder or name in posixpath.splitext(header)[0].split("/")
+    )
+
+
 def missing_names(errors: str) -> frozenset[str]:
     """The names of which the compiler complains."""
     return frozenset(name for groups in _NAMED.findall(errors) for name in groups if name)
@@ -269,7 +332,7 @@ def words_of_errors(errors: str, path: str, text: bytes) -> frozenset[str]:
         int(number) for where, number in _LINE.findall(errors) if posixpath.normpath(where.removeprefix(ADDED)) == path
     ]
     words = (WORD.findall(lines[number - 1]) for number in numbers if 0 < number <= len(lines))
-    return frozenset(word for found in words for word in found if len(word) >= _MIN_WORD)
+    return frozenset(word for found in words for word in found if len(word) >= _MIN_WORD and word not in _KEYWORDS)
 
 
 def missing_files(errors: str, source: str) -> tuple[str, ...]:
@@ -290,4 +353,5 @@ def words_of_change(change: ChangedFile) -> frozenset[str]:
         for part in compare(change.old, change.new)
         for line in lines[part.new_start : part.new_end]
         for word in WORD.findall(line.decode("latin-1"))
+        if word not in _KEYWORDS
     )

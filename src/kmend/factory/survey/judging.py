@@ -24,6 +24,7 @@ from kmend.factory.survey.companions import (
     missing_members,
     missing_names,
     named_headers,
+    related,
     words_of_change,
     words_of_errors,
 )
@@ -31,7 +32,7 @@ from kmend.factory.survey.record import FileResult, Outcome, RefusalRecord
 
 _MAX_TRIES = 12
 """How often a file is compiled with more and more companions before it is given up."""
-_MAX_COMPANIONS = 20
+_MAX_COMPANIONS = 40
 """Other files than headers that are taken along at most: beyond that it is no single fix any more."""
 
 
@@ -85,8 +86,8 @@ class Judge:
                     continue
                 if others:
                     return _refused(change, RefusedError(others), Outcome.REFUSED)
-                more = [self._more(change, companions, refusal) for refusal in errors] if self.differing else []
-                if not any(more) or sum(path.endswith(".c") for path in companions.paths) > _MAX_COMPANIONS:
+                found = self.differing and self._more(change, companions, errors)
+                if not found or sum(path.endswith(".c") for path in companions.paths) > _MAX_COMPANIONS:
                     return _refused(change, problem, Outcome.FAILED)
             except NoChangeError:
                 result, differing = self._unchanged(change, fix)
@@ -109,8 +110,13 @@ class Judge:
     def _texts(self, fix: Fix) -> dict[str, bytes]:
         return {path: file.patched for path, file in apply_series(self._read, [fix]).items()}
 
-    def _more(self, change: ChangedFile, companions: Companions, refusal: Refusal) -> bool:
-        """Take what the compiler misses by name; else the file that does not compile, or what the change's words name."""
+    def _more(self, change: ChangedFile, companions: Companions, errors: list[Refusal]) -> bool:
+        """Take what the compiler misses; only where it names nothing that helps, what the words of its complaints suggest."""
+        named = [self._named(companions, refusal, change.path) for refusal in errors]
+        return any(named) or any(self._guessed(change, companions, refusal) for refusal in errors)
+
+    def _named(self, companions: Companions, refusal: Refusal, path: str) -> bool:
+        """Take the header or the name that the compiler misses; or the other file that does not compile."""
         errors = refusal.message
         paths = missing_files(errors, refusal.file)
         if paths:
@@ -118,21 +124,27 @@ class Judge:
             found = [companions.create(path, content) for path, content in there.items() if content is not None]
             if any(found):
                 return True
-        if refusal.file != change.path:
+        if refusal.file != path:
             companions.reach |= included_files(self.kernel, refusal.file)
             if companions.add_file(refusal.file):
                 return True
+        names = missing_names(errors)
+        return companions.add(names, missing_members(errors)) or companions.add_mentions(names)
+
+    def _guessed(self, change: ChangedFile, companions: Companions, refusal: Refusal) -> bool:
+        """Take what the words of the wrong lines name, or those of the change; near the file first, then anywhere."""
         texts = (change.old, change.new) if refusal.file == change.path else self.differing.get(refusal.file, ())
         # With `#line`, lines are counted as in the older text.
-        words = frozenset().union(*(words_of_errors(errors, refusal.file, text) for text in texts))
-        return (
-            companions.add(missing_names(errors), missing_members(errors))
-            or companions.add_mentions(missing_names(errors))
-            or companions.add(words)
-            or companions.add(words_of_change(change))
-            or companions.add((), (), words)
-            or companions.add_directives()
-        )
+        words = frozenset().union(*(words_of_errors(refusal.message, refusal.file, text) for text in texts))
+        changed = words_of_change(change)
+        for reach in (related(companions.reach, change.path), None):
+            if (
+                companions.add(words, within=reach)
+                or companions.add(changed, within=reach)
+                or companions.add((), (), words, within=reach)
+            ):
+                return True
+        return companions.add_directives()
 
     def _unchanged(self, change: ChangedFile, fix: Fix) -> tuple[FileResult, frozenset[str]]:
         """The result, and the functions in which the vendor's kernel differs all the same."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmend.factory.fixes import apply_series, parse_fix
-from kmend.factory.survey.companions import Companions, missing_members, missing_names, words_of_errors
+from kmend.factory.survey.companions import Companions, missing_members, missing_names, related, words_of_errors
 
 HEADER = b"""\
 static inline int low(int x)
@@ -78,3 +78,24 @@ def test_the_compilers_complaints_name_what_is_missing() -> None:
     assert {"item", "fput"} <= words_of_errors(
         "a.c:1:2: error: cleanup argument not a function", "a.c", b"item __free(fput);"
     )
+
+
+def test_keywords_name_nothing() -> None:
+    text = b"int x;\nstatic struct outer *find(struct inner *key, void *none)\n"
+    assert words_of_errors("a/b.c:2:5: error: no", "a/b.c", text) == {"outer", "find", "inner", "none"}
+
+
+def test_what_words_suggest_is_looked_for_near_the_file() -> None:
+    old = b"struct wait {\n\tint a;\n};\n"
+    new = b"struct wait {\n\tint a;\n\tint b;\n};\n"
+    chosen = companions(fs_ceph=(old, new), include_sched=(old, new))
+    near = related(chosen.reach, "fs/ceph/file.c")
+    assert near == {"fs/ceph.h"}
+    assert related(["include/linux/ceph/map.h", "fs/ceph/super.h", "fs/other.h"], "fs/ceph/file.c") == {
+        "include/linux/ceph/map.h",
+        "fs/ceph/super.h",
+    }
+    assert chosen.add({"wait"}, within=near)
+    taken = [chosen.paths]
+    assert chosen.add({"wait"})
+    assert [*taken, chosen.paths] == [("fs/ceph.h",), ("fs/ceph.h", "include/sched.h")]
