@@ -33,41 +33,10 @@ _MAX_STEPS = 4
 _MIN_WORD = 4
 """Shorter words than this tell nothing."""
 _KEYWORDS = frozenset(
-    [
-        "auto",
-        "bool",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "false",
-        "float",
-        "goto",
-        "inline",
-        "long",
-        "register",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "true",
-        "typeof",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-        "NULL",
-    ]
+    WORD.findall(
+        "auto bool break case char const continue default double else enum extern false float goto inline long register"
+        " return short signed sizeof static struct switch true typeof union unsigned void volatile while NULL"
+    )
 )
 """Words that name nothing."""
 _INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
