@@ -41,15 +41,25 @@ def load_all(
 ) -> None:
     """Load one batch after another, each in a virtual machine of its own; a livepatch that does harm ends its machine.
 
+    Files whose fixes came to the same livepatch share one load: its name holds its digest, and the kernel takes no name twice.
+
     Args:
         done: is told of each livepatch, by the path of its source file, when its life is over.
 
     Raises:
         LabError: no virtual machine can be had.
     """
-    rest = list(candidates)
+    sharing: dict[str, list[str]] = {}
+    for candidate in candidates:
+        sharing.setdefault(candidate.module.stem, []).append(candidate.path)
+
+    def all_done(path: str, record: LoadRecord) -> None:
+        for other in next(paths for paths in sharing.values() if paths[0] == path):
+            done(other, record)
+
+    rest = [candidate for candidate in candidates if sharing[candidate.module.stem][0] == candidate.path]
     while rest:
-        rest = rest[_run_batch(kernel, rest[:BATCH], done) :]
+        rest = rest[_run_batch(kernel, rest[:BATCH], all_done) :]
 
 
 def _run_batch(kernel: lab.UnpackedKernel, batch: Sequence[Candidate], done: Callable[[str, LoadRecord], None]) -> int:
