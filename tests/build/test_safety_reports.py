@@ -41,6 +41,7 @@ STATEMENTS = (
     "Description: everything that deserves a word\n"
     "Kmend-Allow: prototype unix_prepare_fpl -- nobody minds\n"
     "Kmend-Allow: init-code proc_version_init -- only matters at boot\n"
+    "Kmend-Allow: always-on-stack kauditd_thread -- not loaded here\n"
     "---\n"
 )
 
@@ -119,6 +120,14 @@ def test_main_loop_of_a_kernel_thread(alarming: Built) -> None:
     (message,) = messages(alarming, "always-on-stack")
     assert message.startswith("kauditd_thread is always on some stack: it is the main loop of a kernel thread")
     assert "may never complete" in message
+
+
+def test_main_loop_that_nobody_vouches_for(prepared: Kernel, maker: FixMaker) -> None:
+    loop = "\tset_freezable();\n\twhile (!kthread_should_stop()) {\n"
+    with pytest.raises(RefusedError) as refused:
+        build(prepared, [maker.fix(Edit(AUDIT, loop, f"\t{MARK}\n{loop}"))])
+    (refusal,) = refused.value.refusals
+    assert (refusal.code.value, refusal.file, refusal.symbol) == ("always-on-stack", AUDIT, "kauditd_thread")
 
 
 def test_another_lock(alarming: Built) -> None:

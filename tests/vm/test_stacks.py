@@ -80,7 +80,9 @@ def test_a_task_in_a_function_that_was_jumped_to_is_not_seen(guest: lab.Vm, prep
 
 
 def test_the_main_loop_of_a_thread_holds_the_transition_up(guest: lab.Vm, prepared: Kernel, maker: FixMaker) -> None:
-    built = build(prepared, [maker.fix(Edit("kernel/audit.c", LOOP, f'\tasm volatile("nop");\n{LOOP}'))], level=3)
+    edit = Edit("kernel/audit.c", LOOP, f'\tasm volatile("nop");\n{LOOP}')
+    vouched = "Description: x\nKmend-Allow: always-on-stack kauditd_thread -- to see what comes of it\n---\n"
+    built = build(prepared, [maker.fix(edit, header=vouched)], level=3)
     assert "always-on-stack" in {notice.code for notice in built.manifest.warnings}
     name = built.manifest.module.name
     guest.put_bytes(built.module, f"/{name}.ko")

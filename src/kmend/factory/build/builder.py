@@ -50,7 +50,15 @@ from kmend.factory.build.promote import promote
 from kmend.factory.build.refusal import ALLOWABLE, NoChangeError, Refusal, RefusalCode, RefusedError
 from kmend.factory.build.removed import removed_functions
 from kmend.factory.build.resolve import VMLINUX, Modules, Resolver
-from kmend.factory.build.safety import NOTICE_CODES, Review, ReviewedUnit, old_prototypes, review
+from kmend.factory.build.safety import (
+    NOTICE_CODES,
+    Review,
+    ReviewedUnit,
+    old_prototypes,
+    resident_refusals,
+    residents,
+    review,
+)
 from kmend.factory.build.sources import Sources, series_sources
 from kmend.factory.build.unit import External, Unit
 from kmend.factory.build.vendor import PatchedFile, Vendor, hold
@@ -176,7 +184,8 @@ def build(
         }
         found = list(reversed(told.values()))
         callers = old_prototypes(kernel, [unit.reviewed for unit in units], modules)
-        found += [refusal for refusal in callers if (refusal.code, refusal.symbol) not in allowed]
+        staying = resident_refusals(residents(kernel, [unit.reviewed for unit in units], modules))
+        found += [refusal for refusal in (*callers, *staying) if (refusal.code, refusal.symbol) not in allowed]
         found += callback_refusals([unit.calling(sources) for unit in units])
         if found:
             raise RefusedError(found)

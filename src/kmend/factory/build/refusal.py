@@ -26,6 +26,7 @@ class RefusalCode(enum.Enum):
     SHORT_JUMP = "short-jump"
     NOT_TRACEABLE = "not-traceable"
     NOT_LINKED = "not-linked"
+    ALWAYS_ON_STACK = "always-on-stack"
     CHANGED_DATA = "changed-data"
     STRUCT_LAYOUT = "struct-layout"
     PROTOTYPE = "prototype"
@@ -46,6 +47,7 @@ class RefusalCode(enum.Enum):
 ALLOWABLE = frozenset(
     {
         RefusalCode.INIT_CODE,
+        RefusalCode.ALWAYS_ON_STACK,
         RefusalCode.CHANGED_DATA,
         RefusalCode.STRUCT_LAYOUT,
         RefusalCode.PROTOTYPE,

@@ -7,6 +7,7 @@ is asked of the whole kernel is worked out once and kept with it (`kernelsets`).
 manifest (`Notice`), each with a code of the closed list in `docs/patch-authors.md`, and reasons why a level stays loaded.
 """
 
-from kmend.factory.build.safety.review import NOTICE_CODES, Review, ReviewedUnit, old_prototypes, review
+from kmend.factory.build.safety.review import NOTICE_CODES, Review, ReviewedUnit, old_prototypes, residents, review
+from kmend.factory.build.safety.stacks import resident_refusals
 
-__all__ = ["NOTICE_CODES", "Review", "ReviewedUnit", "old_prototypes", "review"]
+__all__ = ["NOTICE_CODES", "Review", "ReviewedUnit", "old_prototypes", "resident_refusals", "residents", "review"]

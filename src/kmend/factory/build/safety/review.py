@@ -29,7 +29,7 @@ from kmend.factory.build.safety.hunks import (
 from kmend.factory.build.safety.kernelsets import KernelSets, module_residents
 from kmend.factory.build.safety.prototypes import JudgedUnit, prototype_refusals
 from kmend.factory.build.safety.reach import REACH, reach_notices, reached
-from kmend.factory.build.safety.stacks import RESIDENT, resident_notices, unseen_code
+from kmend.factory.build.safety.stacks import RESIDENT, Resident, resident_notices, unseen_code
 from kmend.factory.build.unit import Element
 from kmend.factory.build.verify import Placement
 from kmend.factory.elf.inlining import Inlining, read_inlining
@@ -109,7 +109,7 @@ def review(
     found.pins += _pins(kernel, units, extraction, sets)
     files = [FileChanges(file) for file in applied.values()]
     views = [UnitView(unit.comparison, unit.placement.object != VMLINUX, unit.inlining) for unit in units]
-    found.notices += resident_notices(_residents(units, sets, modules))
+    found.notices += resident_notices(residents(kernel, units, modules))
     brought = {name for view in views for name in view.brought_functions}
     for file in files:
         found.notices += balance_notices(file.before, file.after, brought)
@@ -141,7 +141,9 @@ def _pins(kernel: Kernel, units: Sequence[ReviewedUnit], extraction: Extraction,
         yield from unseen_code(unit.comparison, added, sleeps)
 
 
-def _residents(units: Sequence[ReviewedUnit], sets: KernelSets, modules: Modules) -> Iterator[tuple[str, str]]:
+def residents(kernel: Kernel, units: Sequence[ReviewedUnit], modules: Modules) -> Iterator[Resident]:
+    """Replaced functions that some task is always in."""
+    sets = KernelSets.of(kernel)
     for unit in units:
         placement = unit.placement
         of_module: Mapping[str, str] = {}
@@ -152,4 +154,4 @@ def _residents(units: Sequence[ReviewedUnit], sets: KernelSets, modules: Modules
             if isinstance(placement, Placement):
                 why = next((sets.resident[a] for a in placement.addresses(old) if a in sets.resident), None)
             if why is not None:
-                yield old.name, why
+                yield Resident(unit.source, old.name, why)

@@ -10,22 +10,45 @@ return into freed memory. Such a level must stay loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 from kmend.core.manifest import Notice
 from kmend.factory.build.compare import Comparison, parent_name
+from kmend.factory.build.refusal import Refusal, RefusalCode
 from kmend.factory.build.unit import Element, External, Reference, is_branch
 
-RESIDENT = "always-on-stack"
+RESIDENT = RefusalCode.ALWAYS_ON_STACK.value
 
 
-def resident_notices(functions: Iterable[tuple[str, str]]) -> Iterator[Notice]:
-    """A warning for each (function, why some task is always in it)."""
-    for name, why in functions:
-        yield Notice(
-            RESIDENT,
-            f"{name} is always on some stack: {why}; the transition may never complete, and tasks that are in it now do not "
-            "run the new code",
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A replaced function that some task is always in, and why that is so."""
+
+    source: str
+    function: str
+    why: str
+
+    @property
+    def told(self) -> str:
+        """What it means, as a sentence."""
+        return (
+            f"{self.function} is always on some stack: {self.why}; the transition may never complete, and tasks that are in it "
+            "now do not run the new code"
         )
+
+
+def resident_refusals(residents: Iterable[Resident]) -> Iterator[Refusal]:
+    """A refusal for each: a transition that does not end keeps every other level from being loaded."""
+    hint = "change a function that the loop calls; or state why the task is not there, or leaves it in time"
+    for resident in residents:
+        code = RefusalCode.ALWAYS_ON_STACK
+        yield Refusal(code, resident.told, hint, file=resident.source, symbol=resident.function)
+
+
+def resident_notices(residents: Iterable[Resident]) -> Iterator[Notice]:
+    """A warning for each that was vouched for."""
+    for resident in residents:
+        yield Notice(RESIDENT, resident.told)
 
 
 def unseen_code(comparison: Comparison, added: frozenset[str], sleeps: Callable[[str], bool]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from tests.unit.factory.compiling import compile_c
 from kmend.factory.build.compare import compare
 from kmend.factory.build.safety.escapes import escaping_data
 from kmend.factory.build.safety.kernelsets import waits_in_a_loop
-from kmend.factory.build.safety.stacks import resident_notices, unseen_code
+from kmend.factory.build.safety.stacks import Resident, resident_notices, resident_refusals, unseen_code
 from kmend.factory.build.unit import External, Unit
 from kmend.factory.elf import read_object
 from kmend.factory.elf.instructions import direct_branches
@@ -101,6 +101,10 @@ def test_waiting_in_a_loop(body: str, waits: bool) -> None:
 
 
 def test_the_warning() -> None:
-    (notice,) = resident_notices([("kthing", "it is the main loop")])
+    resident = Resident("a.c", "kthing", "it is the main loop")
+    (notice,) = resident_notices([resident])
+    (refusal,) = resident_refusals([resident])
+    assert (refusal.code.value, refusal.file, refusal.symbol) == ("always-on-stack", "a.c", "kthing")
+    assert refusal.message == notice.message
     assert notice.code == "always-on-stack"
     assert notice.message.startswith("kthing is always on some stack: it is the main loop; the transition may never")
