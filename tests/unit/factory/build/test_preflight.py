@@ -102,6 +102,7 @@ def test_a_refusal_tells_every_reason_and_every_hint_once() -> None:
 def test_only_questions_of_meaning_can_be_vouched_for() -> None:
     assert {code.value for code in ALLOWABLE} == {
         "init-code",
+        "always-on-stack",
         "changed-data",
         "struct-layout",
         "prototype",
