@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup setup-packaging packages demo test test-all test-interpreters bench-build kernels-table lint format fuzz
+.PHONY: help setup setup-packaging packages demo test test-all test-interpreters bench-build bench-agent kernels-table lint format fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +31,9 @@ test-interpreters: setup-packaging ## the agent's tests on every Python from 3.1
 
 bench-build: setup ## what building livepatches costs: CPU seconds, memory
 	@$(PY) -m bench.build
+
+bench-agent: setup ## what the agent costs a host: memory, CPU, bytes, time to apply
+	@PYTHONPATH=src:. $(PY) -m bench.agent
 
 kernels-table: setup ## one fix built for every kernel that can be prepared, and loaded (half an hour, 10 GB of packages)
 	@$(PY) -m bench.kernels

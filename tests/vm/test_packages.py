@@ -136,9 +136,7 @@ def test_changed_configuration_survives_an_upgrade_without_a_question(bare: Pack
 @pytest.mark.slow
 def test_upgrade_while_a_transition_is_under_way(bare: PackagedHost) -> None:
     """The agent leaves the transition to the kernel at once; the upgrade comes in between; the new agent goes on from there."""
-    bare.vm.sh(
-        f"cd /root && {bare.line.replace('sh kmend-install.sh', 'sh kmend-install.sh --no-update')}", timeout=300
-    )
+    bare.vm.sh(f"cd /root && {bare.line} --no-update", timeout=300)
     bare.vm.sh("printf '[timing]\\ntransition = 0\\n' > /etc/kmend/agent.toml.d/20-impatient.toml")
     bare.vm.put(bare.newer, "/root/newer.deb")
     bare.vm.sh("kmend update; dpkg -i /root/newer.deb >/dev/null 2>&1", timeout=300)

@@ -1,0 +1,59 @@
+"""How long a host takes from the command to the level in force, on a real kernel in a virtual machine with nothing else to do."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from demo.serving import served
+from tests.vm.published import Published, publish
+
+from bench.agent import Row, row
+from kmend import lab
+from kmend.core.cache import cache_root
+from kmend.core.scratch import scratch_folder
+
+AGENT = "/opt/kmend/kmend"
+
+
+def update_times(runs: int) -> list[Row]:
+    """Rows for `kmend update` of a level that was just published, and for what the kernel takes of it.
+
+    Raises:
+        KmendError: kernel, build or guest cannot be had.
+    """
+    with scratch_folder("bench-agent-vm", cache_root()) as folder:
+        published = publish(folder)
+        with served(folder / "repository") as port:
+            network = lab.Network(to_host=(port,))
+            with lab.boot(published.kernel, lab.Shape.FULL, network=network) as vm:
+                return _measure(vm, published, f"http://{lab.HOST_ADDRESS}:{port}", runs)
+
+
+def _measure(vm: lab.Vm, published: Published, url: str, runs: int) -> list[Row]:
+    vm.put(published.folder / "agent", "/opt/kmend")
+    vm.put(published.folder / "keys/root.json", "/etc/kmend/root.json")
+    vm.put_bytes(f'[repository]\nurl = "{url}"\n[timing]\nremove_after = 0\n'.encode(), "/etc/kmend/agent.toml")
+    vm.sh("python3 -m compileall -q /opt/kmend", timeout=300)
+    vm.wait_settled()
+    whole, kernel, checks = [], [], []
+    for _ in range(runs):
+        start = time.monotonic()
+        document = json.loads(vm.run([AGENT, "update", "--json"], timeout=300).text)
+        whole.append(time.monotonic() - start)
+        kernel.append(float(document["applied"]["seconds"]))
+        start = time.monotonic()
+        vm.run([AGENT, "check"], timeout=300)
+        checks.append(time.monotonic() - start)
+        vm.run([AGENT, "unload"], timeout=300)
+        vm.run([AGENT, "quarantine", "clear"], timeout=300)
+    how = (
+        "KVM"
+        if vm.sh("grep -qw kvm /sys/devices/virtual/dmi/id/* /proc/cpuinfo", check=False).status == 0
+        else "emulated"
+    )
+    return [
+        row(f"kmend update, from the command to its end, {how} processor", whole, "s"),
+        row("of that, handing over, transition and confirmation", kernel, "s"),
+        row(f"kmend check with nothing new, {how} processor", checks, "s"),
+    ]
