@@ -24,6 +24,13 @@ elsewhere() {
   command -v systemd-detect-virt >/dev/null 2>&1 && systemd-detect-virt --quiet --container
 }
 
+# A command that is at work loads its modules as it needs them: it had better not find another version's. Whoever begins
+# later finds the new ones or the old ones, and what it was doing stands in the journal.
+wait_for_command() {
+  [ -e /run/kmend/lock ] || return 0
+  in_time "$((${KMEND_LOCK_SECONDS:-60} + 5))" flock --timeout "${KMEND_LOCK_SECONDS:-60}" /run/kmend/lock true
+}
+
 # Compiled once here, since the agent's own folder is read-only for its service.
 compile_modules() { in_time 180 python3 -I -m compileall -q "$TREE/lib" >/dev/null 2>&1; }
 
@@ -70,7 +77,7 @@ leave_patched() {
   for patch in "$PATCHES"/kmend_*; do
     [ -d "$patch" ] || continue
     say "the livepatch ${patch##*/} stays in force until the next restart of this host"
-    [ "${1:-}" = rpm ] || say "to take it off now: apt-get purge kmend"
+    [ "$1" = rpm ] || say "to take it off now: apt-get purge kmend"
   done
 }
 
@@ -105,7 +112,7 @@ take_off() {
     grep -qs '"pinned":\[\]' "$STATE/levels/$name.json" && [ ! -d "$PATCHES/$name" ] && modules="$modules $name"
   done
   [ -n "$modules" ] && with_systemd && command -v rmmod >/dev/null 2>&1 || return 0
-  # shellcheck disable=SC2086 - one word a module
+  # shellcheck disable=SC2086
   in_time 20 systemd-run --quiet --no-block --collect --on-active="${KMEND_PURGE_REMOVE_AFTER:-70}" \
     --timer-property=AccuracySec=1s "$(command -v rmmod)" $modules
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from packager.staging import LaidOut
 from packager.tools import run_tool
 
-SCRIPTS = ("post", "preun", "postun")
+SCRIPTS = ("pre", "post", "preun", "postun")
 OWNED = ("etc/kmend", "usr/lib/kmend", "usr/share/doc/kmend", "var/lib/kmend")
 """Folders that are the package's own, with all below them; others belong to the system."""
 MACROS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ CALLS = [
     ("deb.postrm", ("purge",)),
     ("deb.postrm", ("upgrade", "0.2")),
     ("deb.postrm", ("disappear", "x")),
+    ("rpm.pre", ("1",)),
+    ("rpm.pre", ("2",)),
     ("rpm.post", ("1",)),
     ("rpm.post", ("2",)),
     ("rpm.preun", ("0",)),
@@ -64,6 +67,7 @@ class HostTree:
             "POLICY=/usr/sbin/policy-rc.d": f"POLICY={self.root}/bin/policy-rc.d",
             "/sys/module/": f"{self.root}/module/",
             "/run/kmend /etc/kmend": f"{self.root}/run {self.root}/etc",
+            "/run/kmend/lock": f"{self.root}/run/lock",
             "/run/systemd/system": f"{self.root}/systemd",
             "/proc/1/root/.": "/",  # this very test may run in a chroot
         }.items():
@@ -74,7 +78,11 @@ class HostTree:
         path.write_text(text)
         return subprocess.run(
             ["sh", path, *arguments],
-            env={"PATH": f"{self.root}/bin:/usr/bin:/bin", "KMEND_PURGE_SECONDS": seconds},
+            env={
+                "PATH": f"{self.root}/bin:/usr/bin:/bin",
+                "KMEND_PURGE_SECONDS": seconds,
+                "KMEND_LOCK_SECONDS": seconds,
+            },
             capture_output=True,
             text=True,
             timeout=60,
@@ -118,14 +126,14 @@ def test_no_script_ever_fails(tree: HostTree, script: str, arguments: tuple[str,
 
 def test_a_hanging_systemd_does_not_hold_dpkg_up(tree: HostTree) -> None:
     """Every wait is under `timeout`; here it is made short."""
-    tree.stand_in("timeout", does='shift 3; exec /usr/bin/timeout -k 1 1 "$@"')
+    tree.stand_in("timeout", does='shift 3; exec /usr/bin/timeout -k 1 0.2 "$@"')
     for tool in ("systemctl", "python3"):
         tree.stand_in(tool, does="sleep 100")
     tree.stand_in("kmend", "lib", does="sleep 100")
     for script, argument in (("deb.postinst", "configure"), ("deb.prerm", "remove"), ("deb.postrm", "remove")):
         start = time.monotonic()
         assert tree.run(script, argument).returncode == 0
-        assert time.monotonic() - start < 55
+        assert time.monotonic() - start < 55  # far from what hangs: 100 s for each of many calls
 
 
 def test_upgrade_touches_no_livepatch(tree: HostTree) -> None:
@@ -143,6 +151,21 @@ def test_upgrade_touches_no_livepatch(tree: HostTree) -> None:
     assert "stop" not in tree.called()
     assert "before-removal" not in tree.called()
     assert "try-restart a.service" in tree.called()
+
+
+@pytest.mark.parametrize(("script", "arguments"), [("deb.prerm", ("upgrade", "0.2")), ("rpm.pre", ("2",))])
+def test_upgrade_waits_for_a_command_that_is_at_work_but_not_for_ever(
+    tree: HostTree, script: str, arguments: tuple[str, ...]
+) -> None:
+    with (tree.root / "run/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        start = time.monotonic()
+        assert tree.run(script, *arguments, seconds="1").returncode == 0
+        assert time.monotonic() - start >= 1
+        release = threading.Timer(0.3, fcntl.flock, (lock, fcntl.LOCK_UN))
+        release.start()
+        assert tree.run(script, *arguments, seconds="50").returncode == 0
+        release.join()
 
 
 def test_removal_leaves_the_livepatch_and_says_so(tree: HostTree) -> None:

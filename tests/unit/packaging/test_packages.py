@@ -106,8 +106,14 @@ def test_it_runs_without_any_other_package(unpacked: Path, name: str) -> None:
 
 
 def test_scripts_are_plain_shell(packages: dict[str, Path], unpacked: Path, tmp_path: Path) -> None:
-    for name in ("postinst", "prerm", "postrm"):
-        subprocess.run(["sh", "-n", unpacked / "DEBIAN" / name], check=True, timeout=10)
+    # Of what all scripts share, each uses a part only.
+    check = ["shellcheck", "--shell=sh", "--severity=warning", "--exclude=SC2034"]
+    for path in (
+        *(unpacked / "DEBIAN" / name for name in ("postinst", "prerm", "postrm")),
+        ROOT / "packaging/install.sh",
+    ):
+        done = subprocess.run([*check, str(path)], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stdout
     scripts = text_of("rpm", "-qp", "--scripts", packages["rpm"])
     assert "%%" not in scripts
     (tmp_path / "scripts").write_text(re.sub(r"^\w+ scriptlet .*$", "", scripts, flags=re.MULTILINE))
@@ -148,6 +154,30 @@ def test_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(PackagingError, match="dpkg-deb is missing: run make setup-packaging"):
         building.build(tmp_path / "out", ("deb",))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_rpm_installs_upgrades_and_goes(packages: dict[str, Path], tmp_path: Path) -> None:
+    """The files' part of it, in a folder of its own: a changed configuration is kept, and what is left is not kmend's."""
+    (newer,) = building.build(tmp_path / "newer", ("rpm",), "99.0")
+    root = tmp_path / "root"
+    root.mkdir()
+    rpm = ["rpm", f"--root={root}", "--dbpath=/var/lib/rpm", "--nosignature"]
+    files_only = ["--nodeps", "--noscripts"]
+    subprocess.run([*rpm, "-i", *files_only, str(packages["rpm"])], check=True, capture_output=True, timeout=120)
+    assert text_of(*rpm, "-V", *files_only, "kmend") == ""
+    config = root / "etc/kmend/agent.toml"
+    config.write_text("# mine\n")
+    subprocess.run([*rpm, "-U", *files_only, str(newer)], check=True, capture_output=True, timeout=120)
+    assert text_of(*rpm, "-q", "--qf", "%{VERSION} %{NAME}", "kmend") == "99.0 kmend"
+    assert config.read_text() == "# mine\n"
+    assert text_of(root / "usr/lib/kmend/kmend", "--version") == "kmend 99.0\n"
+    subprocess.run(
+        ["find", str(root / "usr/lib/kmend"), "-depth", "-name", "__pycache__", "-exec", "rm", "-r", "{}", "+"],
+        check=True,
+    )
+    subprocess.run([*rpm, "-e", *files_only, "kmend"], check=True, capture_output=True, timeout=120)
+    assert config.with_name("agent.toml.rpmsave").read_text() == "# mine\n"
+    assert not (root / "usr/lib/kmend").exists()
 
 
 def test_lintian_has_nothing_to_say(packages: dict[str, Path]) -> None:
