@@ -16,7 +16,7 @@ from demo.scenario import FIXES
 from tests.vm.published import Published
 
 from kmend import lab
-from kmend.agent.journal import fail_points
+from kmend.agent.states import fail_points
 
 ROOT = Path(__file__).parents[2]
 AGENT = "/opt/kmend/kmend"
@@ -178,7 +178,7 @@ def test_transition_that_is_left_to_the_kernel_is_adopted(host: Host) -> None:
 LOADING = [
     point
     for point in fail_points()
-    if point.split(".")[0] in ("arm", "begin_loading", "begin_transition", "begin_soak", "supersede")
+    if point.split(".", maxsplit=1)[0] in ("arm", "begin_loading", "begin_transition", "begin_soak", "supersede")
 ] + ["fetched", "finit.before", "finit.after", "confirmed", "publish.before"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from kmend.agent import checking, failpoint, preflight
+from kmend.agent import checking, failpoint, preflight, transitions
 from kmend.agent.choice import Obstacle
 from kmend.agent.errors import (
     BlockedError,
@@ -15,19 +15,14 @@ from kmend.agent.errors import (
     TerminatedError,
     UnconfirmedError,
 )
-from kmend.agent.journal import State
-from kmend.agent.livekernel import BlockingTask
 from kmend.agent.quarantine import Entry
 from kmend.agent.session import Session
+from kmend.agent.states import State
 from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.manifest import Manifest, sha256_hex
 from kmend.trust import module_signature
 from kmend.trust.errors import MismatchError
 from kmend.trust.signer import signer_of
-
-_FIRST_POLL = 0.02
-_LAST_POLL = 0.5
-_PATIENCE = 5.0
 
 _KERNEL_SAYS = {
     errno.EPERM: (
@@ -100,18 +95,33 @@ def update(session: Session, level: int | None) -> Update:
         PendingError: it is loaded, its transition goes on.
     """
     check_host(session)
-    finish_pending(session)
+    try:
+        finish_pending(session)
+    except PendingError as problem:
+        stuck: PendingError | None = problem
+    else:
+        stuck = None
+    session.journal.begin_check()
     with checking.recorded(session), checking.opened(session) as repository:
         answer, records = checking.find(session, repository)
         chosen = answer.manifest if level is None else checking.named(session, repository, level)
         view = session.kernel.view()
+        if stuck is not None and (chosen is None or chosen.level <= session.journal.opened.level):
+            raise stuck
         if chosen is None or (view.current is not None and view.current.name == chosen.module.name):
             return _nothing_to_do(session, answer.obstacles)
+        session.journal.begin_fetch()
         kept = session.store.module(chosen)
         module = kept[0] if kept is not None else repository.module(records[chosen.level])
         signature = repository.signature(chosen.module.sha256, session.config.repository.signer)
+    session.journal.accept()
     failpoint.reach("fetched")
     session.say(f"level {chosen.level}: {_closes(chosen)}")
+    if stuck is not None:
+        session.journal.come_to_rest(State.IDLE)
+        old = session.journal.opened.level
+        session.say(f"level {old} is still in transition: it is taken off again, then level {chosen.level} is loaded")
+        transitions.reverse(session, f"level {chosen.level} came while level {old} was in transition")
     applied = apply(session, chosen, module, signature, cause="update")
     if level is not None:
         # A person named it, and it went in: what was held against it is answered.
@@ -156,6 +166,7 @@ def apply(
         PendingError: loaded, the transition goes on.
         UnconfirmedError: loaded, and the kernel shows something else than the manifest says.
     """
+    session.journal.begin_preflight()
     view = session.kernel.view()
     targets = {target.name: session.kernel.module_build_id(target.name) for target in manifest.objects}
     _refuse(
@@ -169,7 +180,7 @@ def apply(
     digest = sha256_hex(joined)
     session.store.keep(manifest, module, signature)
     loaded = session.loaded(view)
-    if session.journal.state is State.SOAKING:
+    if session.journal.open_state is State.SOAKING:
         session.journal.supersede()
     session.journal.arm(
         action="load",
@@ -192,7 +203,7 @@ def apply(
         _load(session, manifest, joined, digest, signature)
         watch_transition(session)
     except (TerminatedError, KeyboardInterrupt):
-        if session.journal.state is not State.IDLE:
+        if session.journal.intent is not None:
             session.journal.conclude_nothing("the agent was asked to stop")
         raise
     replaced = tuple(patch.name for patch in view.patches)
@@ -217,11 +228,11 @@ def watch_transition(session: Session) -> None:
         UnconfirmedError: it ended, but the kernel shows something else than the manifest says; the level is in quarantine.
     """
     intent = session.journal.opened
-    blocking = wait_for_transition(session, intent.module, goal=1)
+    blocking = transitions.wait(session, intent.module, goal=1)
     if blocking is not None:
         raise PendingError(
             f"level {intent.level} is loaded, and its transition is not over after {session.config.timing.transition} s",
-            hint=f"the kernel goes on with it; held up by {names(blocking)}. Look again with kmend status",
+            hint=f"the kernel goes on with it; held up by {transitions.names(blocking)}. Look again with kmend status",
         )
     problem = session.confirm()
     if problem:
@@ -229,33 +240,6 @@ def watch_transition(session: Session) -> None:
             f"{problem}; level {intent.level} is in quarantine and still loaded", hint="take it off with kmend unload"
         )
     session.residents()
-
-
-def wait_for_transition(session: Session, module: str, *, goal: int) -> tuple[BlockingTask, ...] | None:
-    """Wait for a livepatch to reach `goal` (1 enabled, 0 gone); None once it did, else the tasks that hold it up."""
-    start = session.clock.uptime()
-    pause, told = _FIRST_POLL, False
-    while True:
-        patch = session.kernel.view().patch(module)
-        # A livepatch that was taken off is freed by a work item a moment after its transition (klp_free_patch_async).
-        if patch is None or (goal == 1 and not patch.transition):
-            return None
-        waited = session.clock.uptime() - start
-        if waited >= session.config.timing.transition:
-            return session.kernel.blocking_tasks(goal=goal)
-        if waited >= _PATIENCE and not told:
-            session.say(f"waiting for {names(session.kernel.blocking_tasks(goal=goal))}")
-            told = True
-        session.clock.sleep(pause)
-        pause = min(pause * 1.5, _LAST_POLL)
-
-
-def names(tasks: tuple[BlockingTask, ...]) -> str:
-    """Tasks in words, the first few."""
-    if not tasks:
-        return "no task that can be seen"
-    shown = ", ".join(f"{task.name} ({task.task})" for task in tasks[:5])
-    return shown + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")
 
 
 def _load(session: Session, manifest: Manifest, joined: bytes, digest: str, signature: bytes) -> None:

@@ -14,10 +14,15 @@ from kmend.core.manifest import Manifest, missing_fixes
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a newer level is not loaded by itself."""
+    """Why a newer level is not loaded by itself.
+
+    Attributes:
+        quarantined: this host's quarantine is the reason.
+    """
 
     level: int
     reason: str
+    quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ def choose(newer: Iterable[Manifest], loaded: Manifest | None, entries: Sequence
         reason = obstacle(candidate, loaded, entries)
         if not reason:
             return Choice(candidate, tuple(obstacles))
-        obstacles.append(Obstacle(candidate.level, reason))
+        quarantined = not regression(candidate, loaded)
+        obstacles.append(Obstacle(candidate.level, reason, quarantined))
     return Choice(None, tuple(obstacles))
 
 

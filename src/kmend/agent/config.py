@@ -54,11 +54,17 @@ class PolicyConfig:
 
     Attributes:
         replace_foreign: load although livepatches that are not kmend's are active; loading takes them off.
+        stuck_transition: `wait` (the kernel goes on trying), or `revert` after `timing.give_up`; it is never forced.
         volatile_state: load although the state folder does not survive a reboot, which disables the crash guard.
     """
 
     replace_foreign: bool = False
     volatile_state: bool = False
+    stuck_transition: str = "wait"
+
+    def __post_init__(self) -> None:
+        if self.stuck_transition not in ("wait", "revert"):
+            raise MalformedError("stuck_transition must be wait or revert")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,9 @@ class TimingConfig:
     Attributes:
         transition: how long a command watches a transition before it leaves it to the kernel.
         remove_after: how long a replaced module stays, since tasks inside `do_exit()` may still return into it.
+        signal: after how long, and how often, a kernel that does not do so by itself is asked for its fake signal, which
+            makes sleeping tasks leave the kernel for a moment.
+        give_up: how long a transition may take before `policy.stuck_transition` decides.
         soak: how long a new level counts as being tried; a crash in that time puts it in quarantine.
         stale_after_hours: how old the last good check may be.
         connect: limit for a connection to the repository.
@@ -76,6 +85,8 @@ class TimingConfig:
 
     transition: int = 60
     remove_after: int = 60
+    signal: int = 15
+    give_up: int = 21_600
     soak: int = 300
     stale_after_hours: int = 72
     connect: int = 10

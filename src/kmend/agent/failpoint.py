@@ -22,6 +22,8 @@ ACTS = (
     "hold.after",
     "disable.before",
     "disable.after",
+    "reverse.before",
+    "reverse.after",
     "remove.before",
     "remove.after",
     "publish.before",

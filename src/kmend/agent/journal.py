@@ -1,4 +1,4 @@
-"""The agent as a state machine whose state is on disk before the act that it announces.
+"""The agent as a state machine (`kmend.agent.states`) whose state is on disk before the act that it announces.
 
 There is at most one open intent: to load a level, or to take one off. Every change of it is one method of `Journal` whose
 allowed source states are asserted; each stores the intent (fsync), then appends to the history. After a crash the open
@@ -7,34 +7,28 @@ intent says how far the agent had come; `kmend.agent.recovery` decides what that
 
 from __future__ import annotations
 
-import enum
-import functools
 import logging
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, cast
+from typing import Literal
 
 from kmend.agent import failpoint, statefile
 from kmend.agent.clock import Clock
 from kmend.agent.history import History, Record
 from kmend.agent.quarantine import Cause, Entry, Quarantine
+from kmend.agent.states import OPEN, REST, TRIED, UNDER_WAY, State, WrongStateError, change
 from kmend.core import durable
 
 _logger = logging.getLogger(__name__)
-P = ParamSpec("P")
 
 
-class State(str, enum.Enum):
-    """Where the agent stands."""
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How a host is doing: its load over the last minute, and its available memory in bytes."""
 
-    IDLE = "idle"
-    ARMED = "armed"
-    LOADING = "loading"
-    TRANSITIONING = "transitioning"
-    SOAKING = "soaking"
-    DISABLING = "disabling"
+    load: float
+    available: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +44,9 @@ class Intent:
         replaces: livepatch modules that were active before.
         tainted: the kernel's taint flags before.
         soak_until: uptime in seconds at which the soak is over; 0 before.
+        moving_since: uptime in whole seconds at which the kernel began to switch tasks, 0 before.
+        log: number of the kernel log's newest record before (`/dev/kmsg`), -1 if the log cannot be read.
+        vitals: what the host was like before; None in an intent of an earlier kmend.
     """
 
     id: str
@@ -69,59 +66,10 @@ class Intent:
     opened: int
     changed: int
     soak_until: int = 0
+    moving_since: int = 0
+    log: int = -1
+    vitals: Vitals | None = None
     format: str = "kmend-intent/1"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One row of the table of states, as docs/agent.md prints it."""
-
-    name: str
-    sources: tuple[State, ...]
-    target: State
-    meaning: str
-
-
-class WrongStateError(AssertionError):
-    """A change was asked for in a state that does not allow it: our own fault, never the user's."""
-
-
-CHANGES: dict[str, Change] = {}
-
-
-def _change(
-    *sources: State, to: State
-) -> Callable[[Callable[Concatenate[Journal, P], None]], Callable[Concatenate[Journal, P], None]]:
-    """Register a method as a change of state, assert its sources, and put fail points around it."""
-
-    def decorate(method: Callable[Concatenate[Journal, P], None]) -> Callable[Concatenate[Journal, P], None]:
-        name = method.__name__
-        meaning = (method.__doc__ or "").strip().split("\n", 1)[0]
-        CHANGES[name] = Change(name, sources, to, meaning)
-
-        @functools.wraps(method)
-        def checked(self: Journal, *args: P.args, **kwargs: P.kwargs) -> None:
-            if self.state not in sources:
-                raise WrongStateError(f"{name} in state {self.state.value}")
-            failpoint.reach(f"{name}.before")
-            method(self, *args, **kwargs)
-            failpoint.reach(f"{name}.after")
-            if self.state is not to:
-                raise WrongStateError(f"{name} led to {self.state.value}")
-
-        return cast("Callable[Concatenate[Journal, P], None]", checked)
-
-    return decorate
-
-
-def fail_points() -> tuple[str, ...]:
-    """Every point at which a test can let the agent die."""
-    moments = ("before", "written", "after")
-    return tuple(f"{name}.{moment}" for name in CHANGES for moment in moments) + failpoint.ACTS
-
-
-LOADED = (State.LOADING, State.TRANSITIONING, State.SOAKING)
-OPEN = (State.ARMED, *LOADED, State.DISABLING)
 
 
 class Journal:
@@ -141,11 +89,20 @@ class Journal:
         self._clock = clock
         self._boot_id = boot_id
         self.intent: Intent | None = statefile.load(self._path, Intent)
+        self._step: State | None = None
+        self._rest = State.IDLE
 
     @property
     def state(self) -> State:
-        """The state that is on disk."""
-        return self.intent.state if self.intent is not None else State.IDLE
+        """What a command is doing, else what is on disk, else where the host was found to stand."""
+        if self._step is not None:
+            return self._step
+        return self.intent.state if self.intent is not None else self._rest
+
+    @property
+    def open_state(self) -> State | None:
+        """The state of the open intent; None if there is none."""
+        return self.intent.state if self.intent is not None else None
 
     @property
     def opened(self) -> Intent:
@@ -154,7 +111,40 @@ class Journal:
             raise WrongStateError("there is no open intent")
         return self.intent
 
-    @_change(State.IDLE, to=State.ARMED)
+    @change(*REST, State.TRANSITIONING, State.SOAKING, to=State.CHECKING, durable=False)
+    def begin_check(self) -> None:
+        """The repository is asked what is new; what is open stays open."""
+        self._step = State.CHECKING
+
+    @change(State.CHECKING, *REST, State.SOAKING, to=State.FETCHING, durable=False)
+    def begin_fetch(self) -> None:
+        """The parts of a level that this host may load are fetched."""
+        self._step = State.FETCHING
+
+    @change(State.FETCHING, *REST, State.SOAKING, to=State.VERIFIED, durable=False)
+    def accept(self) -> None:
+        """Every byte of a level is the one that was signed; from the repository, or kept here since it was."""
+        self._step = State.VERIFIED
+
+    @change(State.VERIFIED, *REST, State.SOAKING, to=State.PREFLIGHT, durable=False)
+    def begin_preflight(self) -> None:
+        """The host is examined: may it load, or take off, this level now?"""
+        self._step = State.PREFLIGHT
+
+    @change(*UNDER_WAY, to=(*REST, State.TRANSITIONING, State.SOAKING), durable=False)
+    def come_to_rest(self, standing: State) -> None:
+        """There is nothing to do, or it failed or was refused; what was open goes on, else the host stands where it stands."""
+        self._step = None
+        self._rest = standing
+
+    @change(State.PREFLIGHT, to=State.PREFLIGHT)
+    def supersede(self) -> None:
+        """Another command takes over before the soak is over."""
+        if self.open_state is not State.SOAKING:
+            raise WrongStateError("supersede without a soak")
+        self._close("supersede", "another command took over before the soak was over")
+
+    @change(State.PREFLIGHT, to=State.ARMED)
     def arm(
         self,
         *,
@@ -169,9 +159,13 @@ class Journal:
         cves: tuple[str, ...],
         replaces: tuple[str, ...],
         tainted: int,
+        log: int = -1,
+        vitals: Vitals | None = None,
         intent_id: str = "",
     ) -> None:
         """An intent is on disk; nothing has been done yet."""
+        if self.intent is not None:
+            raise WrongStateError(f"arm while level {self.intent.level} is {self.intent.state.value}")
         now = self._clock.now()
         intent = Intent(
             id=intent_id or new_id(),
@@ -190,66 +184,82 @@ class Journal:
             tainted=tainted,
             opened=now,
             changed=now,
+            log=log,
+            vitals=vitals,
         )
         self._store("arm", intent, f"{cause}: about to {action} level {level}")
 
-    @_change(State.ARMED, to=State.LOADING)
+    @change(State.ARMED, to=State.LOADING)
     def begin_loading(self) -> None:
         """The module is being handed to the kernel."""
         self._advance("begin_loading", State.LOADING, "handing the module to the kernel")
 
-    @_change(State.LOADING, to=State.TRANSITIONING)
+    @change(State.LOADING, to=State.TRANSITIONING)
     def begin_transition(self, *, found: str = "") -> None:
         """The kernel took the module and switches tasks over."""
+        self.intent = replace(self.opened, moving_since=int(self._clock.uptime()))
         self._advance("begin_transition", State.TRANSITIONING, "the kernel took the module", found)
 
-    @_change(State.TRANSITIONING, to=State.SOAKING)
+    @change(State.TRANSITIONING, to=State.SOAKING)
     def begin_soak(self, soak_until: int, *, found: str = "") -> None:
         """The transition is over and confirmed; the level is in force, and being tried."""
         self.intent = replace(self.opened, soak_until=soak_until)
         self._advance("begin_soak", State.SOAKING, f"level {self.intent.level} is in force", found)
 
-    @_change(State.SOAKING, to=State.IDLE)
-    def settle(self) -> None:
+    @change(State.SOAKING, to=State.STEADY)
+    def settle(self, message: str = "soaked without trouble") -> None:
         """The soak is over without an oops; the level counts as good on this host."""
-        self._close("settle", "soaked without trouble")
+        self._close("settle", message, rest=State.STEADY)
 
-    @_change(State.SOAKING, to=State.IDLE)
-    def supersede(self) -> None:
-        """Another command takes over before the soak is over."""
-        self._close("supersede", "another command took over before the soak was over")
-
-    @_change(State.ARMED, State.LOADING, State.DISABLING, to=State.IDLE)
+    @change(State.ARMED, State.LOADING, State.REVERTING, to=State.IDLE)
     def refuse(self, message: str) -> None:
         """The kernel refused to load, or to take off; it runs what it ran before."""
         self._take_back()
         self._close("refuse", message)
 
-    @_change(State.ARMED, to=State.DISABLING)
+    @change(State.ARMED, to=State.REVERTING)
     def begin_disabling(self) -> None:
-        """The livepatch is being taken off."""
-        self._advance("begin_disabling", State.DISABLING, "taking the livepatch off")
+        """A livepatch in force is being taken off."""
+        self._advance("begin_disabling", State.REVERTING, "taking the livepatch off")
 
-    @_change(State.DISABLING, to=State.IDLE)
+    @change(State.TRANSITIONING, State.SOAKING, to=State.REVERTING)
+    def begin_reverting(self, message: str, *, cause: Cause | None = None, hold: Entry | None = None) -> None:
+        """A level that is coming, or that soaks, is being taken off again; with a cause it goes into quarantine first."""
+        if cause is not None:
+            self._blame(cause, message)
+        if hold is not None:
+            self._quarantine.add(replace(hold, intent=self.opened.id))
+        self._advance("begin_reverting", State.REVERTING, message)
+
+    @change(State.REVERTING, to=State.TRANSITIONING)
+    def resume_transition(self, *, found: str = "") -> None:
+        """It was not taken off after all, and comes."""
+        self._advance("resume_transition", State.TRANSITIONING, "the transition goes on", found)
+
+    @change(State.REVERTING, to=State.IDLE)
     def finish_disabling(self, *, found: str = "") -> None:
         """The livepatch is off."""
         self._close("finish_disabling", found or "the livepatch is off", recovered=bool(found))
 
-    @_change(*OPEN, to=State.IDLE)
+    @change(*OPEN, to=State.IDLE)
     def lapse(self, message: str, *, undone: bool) -> None:
         """Found out later: the agent was killed, and the kernel does not do what was intended (any more)."""
         if undone:
             self._take_back()
         self._close("lapse", message, recovered=True)
 
-    @_change(*OPEN, to=State.IDLE)
+    @change(*OPEN, to=State.IDLE)
     def conclude_nothing(self, message: str, *, recovered: bool = False) -> None:
         """Asked to stop, or shut down cleanly: neither success nor failure."""
         self._close("conclude_nothing", message, recovered=recovered)
 
-    @_change(*LOADED, to=State.IDLE)
+    @change(*TRIED, State.REVERTING, to=State.QUARANTINED)
     def condemn(self, cause: Cause, message: str, *, recovered: bool = False) -> None:
         """The level goes into quarantine: a crash while it was new, an oops, or a kernel that shows something else."""
+        self._blame(cause, message)
+        self._close("condemn", message, recovered=recovered, rest=State.QUARANTINED)
+
+    def _blame(self, cause: Cause, message: str) -> None:
         intent = self.opened
         self._quarantine.add(
             Entry(
@@ -264,7 +274,6 @@ class Journal:
                 intent=intent.id,
             )
         )
-        self._close("condemn", message, recovered=recovered)
 
     def _take_back(self) -> None:
         """A hold that was written for an act which then did not happen goes away again."""
@@ -277,15 +286,17 @@ class Journal:
     def _store(self, event: str, intent: Intent, message: str, *, recovered: bool = False) -> None:
         statefile.save(self._path, intent)
         self.intent = intent
+        self._step = None
         failpoint.reach(f"{event}.written")
         self._record(event, message, recovered=recovered)
 
-    def _close(self, event: str, message: str, *, recovered: bool = False) -> None:
+    def _close(self, event: str, message: str, *, recovered: bool = False, rest: State = State.IDLE) -> None:
         # The record first: an intent without a record would be lost, a record twice is recognised.
         self._record(event, message, recovered=recovered)
         failpoint.reach(f"{event}.written")
         durable.remove_durably(self._path)
         self.intent = None
+        self._rest = rest
 
     def _record(self, event: str, message: str, *, recovered: bool) -> None:
         intent = self.opened

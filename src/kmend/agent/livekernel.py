@@ -109,12 +109,28 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class BlockingTask:
-    """A task that a transition waits for; `stack` is empty where it cannot be read."""
+    """A task that a transition waits for; `stack` is empty where it cannot be read, and `why` then says why."""
 
     process: int
     task: int
     name: str
     stack: tuple[str, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Switching:
+    """How far a transition is.
+
+    Attributes:
+        tasks: all tasks that the kernel switches, its own and idle ones without a `/proc` entry not counted.
+        left: those that are not switched yet.
+        blocking: the first of them, with what they are doing.
+    """
+
+    tasks: int
+    left: int
+    blocking: tuple[BlockingTask, ...]
 
 
 class LiveKernel:
@@ -193,21 +209,37 @@ class LiveKernel:
                 hint="if a transition is pending, wait for its end: kmend status",
             ) from problem
 
-    def blocking_tasks(self, *, goal: int) -> tuple[BlockingTask, ...]:
-        """Tasks whose `patch_state` is not `goal` yet (1 while a livepatch is enabled, 0 while it is disabled)."""
+    def send_signal(self, name: str) -> bool:
+        """Ask for the fake signal; False where the kernel has no such file, because it does so by itself (or the patch went)."""
+        try:
+            path = self._livepatch / name / "signal"
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            os.write(descriptor, b"1")
+        except OSError:
+            return False  # the transition has just ended (EINVAL)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def switching(self, *, goal: int) -> Switching:
+        """Which tasks' `patch_state` is not `goal` yet (1 while a livepatch is enabled, 0 while it is disabled)."""
+        total = left = 0
         found = []
         for process in _numbered(self._paths.proc):
             for task in _numbered(process / "task"):
                 state = read_kernel_file(task / "patch_state")
-                if state in ("0", "1") and int(state) != goal:
-                    found.append(
-                        BlockingTask(
-                            int(process.name), int(task.name), read_kernel_file(task / "comm"), self._stack(task)
-                        )
-                    )
-                    if len(found) == MAX_BLOCKING:
-                        return tuple(found)
-        return tuple(found)
+                total += bool(state)
+                if state not in ("0", "1") or int(state) == goal:
+                    continue
+                left += 1
+                if len(found) < MAX_BLOCKING:
+                    stack, why = self._stack(task)
+                    name = read_kernel_file(task / "comm")
+                    found.append(BlockingTask(int(process.name), int(task.name), name, stack, why))
+        return Switching(total, left, tuple(found))
 
     def _patch(self, folder: Path) -> Patch | None:
         enabled, transition = read_kernel_file(folder / "enabled"), read_kernel_file(folder / "transition")
@@ -232,9 +264,20 @@ class LiveKernel:
             if len(words) >= 5:
                 yield Module(words[0], int(words[2]) if words[2].isdigit() else 0, words[4])
 
-    def _stack(self, task: Path) -> tuple[str, ...]:
-        text = read_kernel_file(task / "stack")[:MAX_STACK_BYTES]
-        return tuple(line.split("] ", 1)[-1].strip() for line in text.splitlines())
+    def _stack(self, task: Path) -> tuple[tuple[str, ...], str]:
+        """The kernel stack of a task, or why it cannot be had (proc(5): CONFIG_STACKTRACE, and CAP_SYS_ADMIN)."""
+        try:
+            with (task / "stack").open("rb") as stream:
+                text = stream.read(MAX_STACK_BYTES).decode(errors="replace")
+        except PermissionError:
+            return (), "its stack may not be read (CAP_SYS_ADMIN)"
+        except FileNotFoundError:
+            gone = not task.exists()
+            return (), "it has just ended" if gone else "this kernel shows no stacks (CONFIG_STACKTRACE)"
+        except OSError as problem:
+            return (), f"its stack cannot be read: {problem.strerror}"
+        lines = tuple(line.split("] ", 1)[-1].strip() for line in text.splitlines())
+        return lines, "" if lines else "it runs right now, so that there is no stack to read"
 
 
 def read_kernel_file(path: Path) -> str:

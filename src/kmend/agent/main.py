@@ -22,6 +22,7 @@ from kmend.agent.removal import before_removal
 from kmend.agent.returning import rollback, unload
 from kmend.agent.session import Host, Session, prepare_folders
 from kmend.agent.settling import settle
+from kmend.agent.states import UNDER_WAY, State
 from kmend.core.document import plain
 from kmend.core.errors import KmendError, SystemProblemError
 
@@ -121,6 +122,8 @@ def _run(options: argparse.Namespace, host: Host) -> int:
         try:
             return _COMMANDS[options.command](options, session)
         finally:
+            if session.journal.state in UNDER_WAY:
+                session.journal.come_to_rest(State.IDLE)
             _leave(session)
 
 
@@ -170,6 +173,7 @@ def _may_write(host: Host) -> bool:
 
 
 def _check(options: argparse.Namespace, session: Session) -> int:
+    session.journal.begin_check()
     with checking.recorded(session), checking.opened(session) as repository:
         checking.find(session, repository)
     document = status.describe(session, repository=session.config.repository.url)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from kmend.agent.journal import Intent, State
+from kmend.agent.journal import Intent
 from kmend.agent.livekernel import View
+from kmend.agent.states import State
 
 TAINT_DIE = 1 << 7
 """The kernel has died once since boot: an oops or BUG (`include/linux/panic.h`, TAINT_DIE)."""
@@ -23,6 +24,7 @@ class Action(enum.Enum):
     ADOPT_TRANSITION = "adopt-transition"
     ADOPT_FINISHED = "adopt-finished"
     ADOPT_DISABLED = "adopt-disabled"
+    RESUME = "resume"
     SETTLE = "settle"
 
 
@@ -54,8 +56,8 @@ def decide(intent: Intent, view: View, *, uptime: float, tainted: int, clean_shu
     """
     if intent.boot_id != view.boot_id:
         return _after_reboot(intent, clean=clean_shutdown == intent.boot_id)
-    if intent.state is State.DISABLING:
-        return _same_boot_disabling(intent, view)
+    if intent.state is State.REVERTING:
+        return _same_boot_reverting(intent, view)
     if intent.state is State.ARMED:
         return Recovery(Action.LAPSE, f"the agent was killed before it touched level {intent.level}", undone=True)
     return _same_boot_loading(intent, view, uptime, tainted)
@@ -65,7 +67,7 @@ def _after_reboot(intent: Intent, *, clean: bool) -> Recovery:
     level = intent.level
     if intent.state is State.ARMED:
         return Recovery(Action.LAPSE, f"the host restarted before level {level} was touched", undone=True)
-    if intent.state is State.DISABLING:
+    if intent.state is State.REVERTING and intent.action == "unload":
         return Recovery(
             Action.LAPSE, f"the host restarted while level {level} was being taken off; the restart took it off"
         )
@@ -81,13 +83,20 @@ def _after_reboot(intent: Intent, *, clean: bool) -> Recovery:
 
 
 def _doing(intent: Intent) -> str:
-    return {State.LOADING: "being loaded", State.TRANSITIONING: "in transition"}.get(intent.state, "soaking")
+    words = {
+        State.LOADING: "being loaded",
+        State.TRANSITIONING: "in transition",
+        State.REVERTING: "being taken off again",
+    }
+    return words.get(intent.state, "soaking")
 
 
-def _same_boot_disabling(intent: Intent, view: View) -> Recovery:
+def _same_boot_reverting(intent: Intent, view: View) -> Recovery:
     patch = view.patch(intent.module)
     if patch is None:
         return Recovery(Action.ADOPT_DISABLED, f"level {intent.level} went off after its command had ended")
+    if patch.enabled and intent.action == "load":
+        return Recovery(Action.RESUME, f"the agent was killed before level {intent.level} was taken off again")
     if patch.enabled:
         return Recovery(
             Action.LAPSE, f"the agent was killed before level {intent.level} was taken off; it is still in force"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from kmend.agent.config import Config, read_config
 from kmend.agent.errors import ConfigError
-from kmend.agent.journal import State
 from kmend.agent.lock import held
 from kmend.agent.session import Host, Session
 
@@ -34,7 +33,7 @@ def before_removal(host: Host, say: Callable[[str], None]) -> None:
     with held(host.paths.run / "lock", "removal", host.clock, wait=LOCK_SECONDS):
         session = Session(host, config, say)
         session.recover()
-        if session.journal.state is not State.IDLE:
+        if session.journal.intent is not None:
             session.journal.conclude_nothing("kmend was removed from this host; its livepatch was left as it was")
 
 

@@ -107,8 +107,13 @@ def _livepatch(livepatch: LivepatchStatus | None, paint: Painter) -> list[str]:
             lines.append(_row("", f"  {paint(cve, _BOLD)}  {paint(verdict, colour)}"))
     for reason in livepatch.pinned:
         lines += _rows("pinned", reason)
+    if livepatch.tasks:
+        since = f" after {livepatch.moving_seconds} s" if livepatch.moving_seconds else ""
+        lines += _rows(
+            "transition", f"{livepatch.tasks - livepatch.left} of {livepatch.tasks} tasks are switched{since}"
+        )
     for task in livepatch.blocking:
-        where = f": {task.stack[0]}" if task.stack else ""
+        where = f": {task.stack[0] if task.stack else task.why}"
         lines += _rows("waits for", f"{task.name} ({task.task}){where}")
     return lines
 

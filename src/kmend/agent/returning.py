@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kmend.agent import checking, choice, failpoint
-from kmend.agent.applying import Applied, apply, check_host, finish_pending, names, place_hold, wait_for_transition
+from kmend.agent import checking, choice, failpoint, transitions
+from kmend.agent.applying import Applied, apply, check_host, finish_pending, place_hold
 from kmend.agent.choice import RollbackPlan, Way
 from kmend.agent.errors import NotPossibleError, PendingError, TerminatedError
-from kmend.agent.journal import State, new_id
+from kmend.agent.journal import new_id
 from kmend.agent.preflight import pending_refusal, tainted
 from kmend.agent.quarantine import Cause, Entry
 from kmend.agent.session import Session
+from kmend.agent.states import State
 from kmend.core.errors import KmendError
 from kmend.core.manifest import Manifest
 
@@ -38,7 +39,7 @@ class RolledBack:
     """What `rollback` did.
 
     Attributes:
-        way: `replace` or `unload-then-load`.
+        way: `replace`, `unload-then-load`, or `reverse` where the level that is left was still coming.
         unprotected_seconds: for how long no fix was in force; 0 when it was replaced.
     """
 
@@ -62,6 +63,8 @@ def rollback(session: Session, to: int | None, *, unload_first: bool) -> RolledB
         PreflightError, RefusedByKernelError, PendingError: as for `update`.
     """
     check_host(session)
+    if transitions.coming(session):
+        return _turn_round(session, to)
     _refuse_while_moving(session)
     loaded = _loaded(session)
     target, module, signature = _target(session, loaded, to)
@@ -107,6 +110,8 @@ def unload(session: Session, *, wait: bool) -> Unloaded:
         PendingError: the transition is not over in time; the kernel goes on with it.
     """
     check_host(session)
+    if transitions.coming(session):
+        return _unload_coming(session)
     _refuse_while_moving(session)
     loaded = _loaded(session)
     reopened = choice.reopened(loaded, None)
@@ -122,6 +127,43 @@ def unload(session: Session, *, wait: bool) -> Unloaded:
         _wait_until_gone(session, name)
     resident = session.kernel.view().module(name) is not None
     return Unloaded(loaded.level, name, reopened, seconds, resident)
+
+
+def _turn_round(session: Session, to: int | None) -> RolledBack:
+    """Go back while the level that is left is still coming: the one before is still there, and stays."""
+    left = _loaded(session)
+    view = session.kernel.view()
+    before = [patch.name for patch in view.ours if patch.name != left.module.name]
+    target = session.store.manifest(before[0]) if before else None
+    if target is None:
+        raise NotPossibleError(
+            f"level {left.level} is still coming, and there is no level before it in force",
+            hint="to take it off again: kmend unload",
+        )
+    if to not in (None, target.level):
+        raise NotPossibleError(
+            f"level {left.level} is still coming; the way back leads to level {target.level} only",
+            hint=f"kmend rollback, and then on to level {to}",
+        )
+    session.say(f"level {left.level} is turned round on its way; level {target.level} was never off")
+    hold = _hold(session, left, target, Cause.ROLLED_BACK)
+    seconds = transitions.reverse(session, "rolled back by a person while it was coming", hold=hold)
+    applied = Applied(target.level, target.module.name, target.cves, seconds, (left.module.name,))
+    return RolledBack(left.level, target.level, "reverse", choice.reopened(left, target), 0.0, applied)
+
+
+def _unload_coming(session: Session) -> Unloaded:
+    """Take off a level that is still coming; one that it was about to replace stays in force and is then unloaded too."""
+    left = _loaded(session)
+    session.say(f"level {left.level} is turned round on its way")
+    seconds = transitions.reverse(
+        session, "unloaded by a person while it was coming", hold=_hold(session, left, None, Cause.UNLOADED)
+    )
+    before = session.loaded(session.kernel.view())
+    if before is not None:
+        seconds += _take_off(session, before, cause="unload", hold=_hold(session, before, None, Cause.UNLOADED))
+    resident = session.kernel.view().module(left.module.name) is not None
+    return Unloaded(left.level, left.module.name, choice.reopened(left, None), round(seconds, 3), resident)
 
 
 def _loaded(session: Session) -> Manifest:
@@ -208,7 +250,8 @@ def _wait_until_gone(session: Session, module: str) -> None:
 
 def _take_off(session: Session, loaded: Manifest, *, cause: str, hold: Entry) -> float:
     """Disable the loaded livepatch and watch it go; returns the seconds it took."""
-    if session.journal.state is State.SOAKING:
+    session.journal.begin_preflight()
+    if session.journal.open_state is State.SOAKING:
         session.journal.supersede()
     session.journal.arm(
         action="unload",
@@ -235,15 +278,15 @@ def _take_off(session: Session, loaded: Manifest, *, cause: str, hold: Entry) ->
             session.journal.refuse(problem.message)
             raise
         failpoint.reach("disable.after")
-        blocking = wait_for_transition(session, loaded.module.name, goal=0)
+        blocking = transitions.wait(session, loaded.module.name, goal=0)
     except (TerminatedError, KeyboardInterrupt):
-        if session.journal.state is not State.IDLE:
+        if session.journal.intent is not None:
             session.journal.conclude_nothing("the agent was asked to stop")
         raise
     if blocking is not None:
         raise PendingError(
             f"level {loaded.level} is not off after {session.config.timing.transition} s",
-            hint=f"the kernel goes on with it; held up by {names(blocking)}. Look again with kmend status",
+            hint=f"the kernel goes on with it; held up by {transitions.names(blocking)}. Look again with kmend status",
         )
     session.journal.finish_disabling()
     session.residents()

@@ -14,12 +14,13 @@ from kmend.agent import failpoint, preflight, recovery, residents, schema, state
 from kmend.agent.clock import Clock
 from kmend.agent.config import Config
 from kmend.agent.history import History
-from kmend.agent.journal import Journal, State
+from kmend.agent.journal import Journal
 from kmend.agent.livekernel import LiveKernel, View
 from kmend.agent.paths import Paths
 from kmend.agent.quarantine import Cause, Quarantine
 from kmend.agent.recovery import Action
 from kmend.agent.residents import Residents
+from kmend.agent.states import State
 from kmend.agent.store import Store
 from kmend.agent.syscalls import Loader, SystemCalls
 from kmend.core import durable
@@ -161,6 +162,8 @@ class Session:
             journal.conclude_nothing(message, recovered=True)
         elif decision.action is Action.ADOPT_TRANSITION:
             journal.begin_transition(found=message)
+        elif decision.action is Action.RESUME:
+            journal.resume_transition(found=message)
         elif decision.action is Action.ADOPT_FINISHED:
             if journal.state is State.LOADING:
                 journal.begin_transition()

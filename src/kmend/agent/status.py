@@ -8,10 +8,11 @@ from kmend import __version__
 from kmend.agent import checking, failpoint, preflight
 from kmend.agent.checking import LevelSummary
 from kmend.agent.choice import Obstacle
-from kmend.agent.livekernel import BlockingTask, RunningKernel, View, level_of
+from kmend.agent.livekernel import BlockingTask, RunningKernel, Switching, View, level_of
 from kmend.agent.quarantine import Entry
 from kmend.agent.recovery import TAINT_DIE
 from kmend.agent.session import Session
+from kmend.agent.states import standing
 from kmend.core import durable
 from kmend.core.document import encode
 from kmend.core.manifest import Manifest
@@ -36,7 +37,9 @@ class LivepatchStatus:
     Attributes:
         state: `in-force`, `coming`, `leaving`.
         known: its manifest is on this host; without it there are no fixes to name.
-        blocking: tasks that hold its transition up.
+        blocking: tasks that hold its transition up, the first of them.
+        tasks, left: how many tasks there are, and how many are not switched yet; 0 when no transition is under way.
+        moving_seconds: for how long its transition has been under way, as far as that is known.
     """
 
     level: int
@@ -47,6 +50,9 @@ class LivepatchStatus:
     functions: int
     fixes: tuple[FixStatus, ...]
     blocking: tuple[BlockingTask, ...]
+    tasks: int = 0
+    left: int = 0
+    moving_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class Status:
     Attributes:
         summary: `current`, `update-available`, `blocked`, `pending`, `reboot-needed`, `not-supported`, `error`.
         exit_code: what `--exit-code` ends with.
-        state: of the agent's journal.
+        state: where the agent stands (`kmend.agent.states`).
         supported: whether the repository has levels for this kernel build; None if that is not known.
     """
 
@@ -158,12 +164,23 @@ def describe(session: Session, *, repository: str) -> Status:
     outlook = checking.outlook(session, view, last)
     pending = view.moving is not None
     entries = session.quarantine.entries()
+    suspects = {entry.module for entry in entries}
+    open_state = session.journal.open_state
+    oopsed = bool(preflight.tainted(session.kernel) & TAINT_DIE)
+    stands = standing(
+        supported=last.supported if last is not None else None,
+        oopsed=oopsed,
+        suspect=livepatch is not None and livepatch.module in suspects,
+        quarantined=any(obstacle.quarantined for obstacle in outlook.obstacles),
+        held=bool(outlook.obstacles),
+        loaded=livepatch is not None,
+    )
     in_force = {entry.module for entry in entries if entry.cause.value == "unconfirmed"}
     code, word = exit_code(
         check=check,
         unconfirmed=livepatch is not None and livepatch.module in in_force,
         supported=last.supported if last is not None else None,
-        oopsed=bool(preflight.tainted(session.kernel) & TAINT_DIE),
+        oopsed=oopsed,
         pending=pending,
         blocked=bool(outlook.obstacles),
         available=outlook.manifest is not None,
@@ -176,7 +193,7 @@ def describe(session: Session, *, repository: str) -> Status:
         kernel=session.running,
         boot_id=session.boot_id,
         supported=last.supported if last is not None else None,
-        state=session.journal.state.value,
+        state=(open_state or stands).value,
         livepatch=livepatch,
         cves=_cves(livepatch),
         available=LevelSummary.of(outlook.manifest) if outlook.manifest is not None else None,
@@ -203,10 +220,13 @@ def _livepatch(session: Session, view: View, loaded: Manifest | None) -> Livepat
     if current is None:
         return None
     state = "in-force"
-    blocking: tuple[BlockingTask, ...] = ()
+    switching, moving = Switching(0, 0, ()), 0
     if current.transition or not current.enabled:
         state = "coming" if current.enabled else "leaving"
-        blocking = session.kernel.blocking_tasks(goal=1 if current.enabled else 0)
+        switching = session.kernel.switching(goal=1 if current.enabled else 0)
+        intent = session.journal.intent
+        if intent is not None and intent.module == current.name and intent.moving_since:
+            moving = max(0, int(session.clock.uptime()) - intent.moving_since)
     fixes = loaded.fixes if loaded is not None else ()
     return LivepatchStatus(
         level=level_of(current.name) or 0,
@@ -216,7 +236,10 @@ def _livepatch(session: Session, view: View, loaded: Manifest | None) -> Livepat
         pinned=loaded.pinned if loaded is not None else (),
         functions=len(current.functions),
         fixes=tuple(FixStatus(fix.title, fix.digest, fix.cves) for fix in fixes),
-        blocking=blocking,
+        blocking=switching.blocking,
+        tasks=switching.tasks,
+        left=switching.left,
+        moving_seconds=moving,
     )
 
 

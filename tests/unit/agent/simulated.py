@@ -147,6 +147,12 @@ class SimulatedKernel:
         held = (self.knobs / "hold").exists()
         for folder in sorted(self.livepatch.iterdir()):
             if (folder / "enabled").read_text().strip() == "0":
+                leaving = self.knobs / f"leaving-{folder.name}"
+                if (folder / "transition").read_text().strip() == "1" and not leaving.exists():
+                    shutil.rmtree(folder)  # turned round: what held it up had not been switched
+                    self._rewrite([])
+                    continue
+                leaving.touch()
                 (folder / "transition").write_text("1\n")
         if held:
             return

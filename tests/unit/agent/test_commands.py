@@ -74,7 +74,7 @@ def test_a_newer_level_replaces_and_the_old_module_goes_after_its_delay(machine:
 def test_soak_settles_and_is_remembered(machine: Machine) -> None:
     machine.must("update")
     machine.clock.sleep(301)
-    assert machine.json("status")["state"] == "idle"
+    assert machine.json("status")["state"] == "steady"
     events = [record["event"] for record in machine.json("history")["records"]]
     assert events == ["arm", "begin_loading", "begin_transition", "begin_soak", "settle"]
 

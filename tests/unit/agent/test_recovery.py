@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 
-from kmend.agent.journal import Intent, State
+from kmend.agent.journal import Intent
 from kmend.agent.livekernel import Patch, View
 from kmend.agent.recovery import TAINT_DIE, Action, Recovery, decide
+from kmend.agent.states import OPEN, State
 
 MODULE = "kmend_1_00000000"
-OPEN = [state for state in State if state is not State.IDLE]
 
 
 def intent(state: State, *, boot_id: str = "now", tainted: int = 0) -> Intent:
     return Intent(
         id="i",
-        action="unload" if state is State.DISABLING else "load",
+        action="unload" if state is State.REVERTING else "load",
         cause="update",
         state=state,
         build_id="ab" * 20,
@@ -34,6 +35,23 @@ def intent(state: State, *, boot_id: str = "now", tainted: int = 0) -> Intent:
         changed=0,
         soak_until=500,
     )
+
+
+def test_reverting_load() -> None:
+    """A level that is taken off again before it has proven itself: a crash then is its fault too."""
+    reverting = dataclasses.replace(intent(State.REVERTING), action="load")
+    decided = {
+        name: decide(reverting, view(patch), uptime=5, tainted=0, clean_shutdown="").action
+        for name, patch in (("gone", GONE), ("coming", COMING), ("force", FORCE), ("leaving", LEAVING))
+    }
+    assert decided == {
+        "gone": Action.ADOPT_DISABLED,
+        "coming": Action.RESUME,
+        "force": Action.RESUME,
+        "leaving": Action.KEEP,
+    }
+    before = dataclasses.replace(reverting, boot_id="before")
+    assert decide(before, view(GONE), uptime=5, tainted=0, clean_shutdown="").action is Action.CONDEMN_CRASHED
 
 
 def view(patch: tuple[bool, bool] | None) -> View:
@@ -63,9 +81,9 @@ GONE, FORCE, COMING, LEAVING = None, (True, False), (True, True), (False, True)
         (State.TRANSITIONING, LEAVING, Action.LAPSE),
         (State.SOAKING, GONE, Action.LAPSE),
         (State.SOAKING, FORCE, Action.KEEP),
-        (State.DISABLING, GONE, Action.ADOPT_DISABLED),
-        (State.DISABLING, LEAVING, Action.KEEP),
-        (State.DISABLING, FORCE, Action.LAPSE),
+        (State.REVERTING, GONE, Action.ADOPT_DISABLED),
+        (State.REVERTING, LEAVING, Action.KEEP),
+        (State.REVERTING, FORCE, Action.LAPSE),
     ],
 )
 def test_same_boot(state: State, patch: tuple[bool, bool] | None, action: Action) -> None:
@@ -90,7 +108,7 @@ def test_other_boot(state: State, clean: bool) -> None:
     found = decide(
         intent(state, boot_id="before"), view(GONE), uptime=5, tainted=0, clean_shutdown="before" if clean else "older"
     )
-    if state in (State.ARMED, State.DISABLING):
+    if state in (State.ARMED, State.REVERTING):
         assert found.action is Action.LAPSE
     else:
         assert found.action is (Action.CONCLUDE_NOTHING if clean else Action.CONDEMN_CRASHED)

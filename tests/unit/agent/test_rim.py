@@ -118,7 +118,7 @@ def test_settling_child_ends_the_soak_and_removes_modules(machine: Machine) -> N
     assert main(["internal", "settle"], host=machine.host) == 0
     assert 299 <= machine.clock.uptime() - before <= 320
     assert len(machine.kernel.resident()) == 1
-    assert machine.json("status")["state"] == "idle"
+    assert machine.json("status")["state"] == "steady"
 
 
 def test_settling_child_gives_up_on_a_module_that_stays_in_use(machine: Machine) -> None:
