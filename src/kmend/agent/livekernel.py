@@ -227,7 +227,7 @@ class LiveKernel:
     def switching(self, *, goal: int) -> Switching:
         """Which tasks' `patch_state` is not `goal` yet (1 while a livepatch is enabled, 0 while it is disabled)."""
         total = left = 0
-        found = []
+        found: list[BlockingTask] = []
         for process in _numbered(self._paths.proc):
             for task in _numbered(process / "task"):
                 state = read_kernel_file(task / "patch_state")

@@ -14,7 +14,7 @@ from kmend.agent import failpoint, preflight, recovery, residents, schema, state
 from kmend.agent.clock import Clock
 from kmend.agent.config import Config
 from kmend.agent.history import History
-from kmend.agent.journal import Journal
+from kmend.agent.journal import Intent, Journal
 from kmend.agent.livekernel import LiveKernel, View
 from kmend.agent.paths import Paths
 from kmend.agent.quarantine import Cause, Quarantine
@@ -135,18 +135,22 @@ class Session:
     def recover(self) -> None:
         """Make an open intent agree with what the kernel shows, and remove modules that are due; every command starts so."""
         schema.bring_up(self.paths.state)
-        intent = self.journal.intent
-        if intent is not None:
-            shutdown = statefile.load(self.paths.state / "shutdown.json", CleanShutdown)
-            decision = recovery.decide(
-                intent,
-                self.kernel.view(),
-                uptime=self.clock.uptime(),
-                tainted=preflight.tainted(self.kernel),
-                clean_shutdown=shutdown.boot_id if shutdown is not None else "",
-            )
+        while (intent := self.journal.intent) is not None:
+            decision = self._decide(intent)
             self._carry_out(decision)
+            if decision.action is not Action.RESUME:  # which only tells that another one is to be taken
+                break
         self.remove_due()
+
+    def _decide(self, intent: Intent) -> recovery.Recovery:
+        shutdown = statefile.load(self.paths.state / "shutdown.json", CleanShutdown)
+        return recovery.decide(
+            intent,
+            self.kernel.view(),
+            uptime=self.clock.uptime(),
+            tainted=preflight.tainted(self.kernel),
+            clean_shutdown=shutdown.boot_id if shutdown is not None else "",
+        )
 
     def _carry_out(self, decision: recovery.Recovery) -> None:
         journal, message = self.journal, decision.message

@@ -18,6 +18,12 @@ from kmend.agent.states import CHANGES, OPEN, REST, UNDER_WAY, State, WrongState
 DOCS = Path(__file__).parents[3] / "docs/agent.md"
 
 
+@pytest.fixture(autouse=True)
+def memory_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here is the order of the writes, not the disk."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 def journal(folder: Path) -> Journal:
     """A journal as a new process finds it."""
     return Journal(

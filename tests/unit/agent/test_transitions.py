@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.unit.agent.conftest import Machine
 
+from kmend.agent.livekernel import LiveKernel
+from kmend.core.errors import SystemProblemError
+
 
 @pytest.fixture
 def stuck(machine: Machine) -> Machine:
@@ -55,7 +58,8 @@ def test_rollback_turns_it_round(stuck: Machine) -> None:
     assert (stuck.status, document["way"], document["level"], document["left"]) == (0, "reverse", 1, 2)
     assert names(stuck) == ["1"]
     assert stuck.json("status")["state"] == "quarantined"
-    assert stuck.run("update", "--level", "2") == 75 or stuck.err
+    stuck.kernel.hold_transitions(hold=False)
+    assert stuck.run("update") == 30, "a person went back"
 
 
 def test_rollback_to_another_level_has_to_wait(stuck: Machine) -> None:
@@ -84,14 +88,10 @@ def test_newer_level_takes_its_place(stuck: Machine) -> None:
     stuck.must("status")
     assert names(stuck) == ["3"]
     events = [record["event"] for record in stuck.json("history")["records"]]
-    assert (
-        events[-8:]
-        == [
-            *("begin_transition", "begin_reverting", "finish_disabling"),
-            *("arm", "begin_loading", "begin_transition", "begin_soak"),
-        ][-8:]
-        or "begin_reverting" in events
-    )
+    assert events[-6:] == [
+        *("begin_reverting", "finish_disabling", "arm"),
+        *("begin_loading", "begin_transition", "begin_soak"),
+    ]
 
 
 def test_same_level_goes_on_waiting(stuck: Machine) -> None:
@@ -100,11 +100,6 @@ def test_same_level_goes_on_waiting(stuck: Machine) -> None:
 
 
 def test_kernel_that_does_not_turn_round(stuck: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in stuck.kernel.livepatch.iterdir():
-        (folder / "enabled").chmod(0o444)
-    from kmend.agent.livekernel import LiveKernel
-    from kmend.core.errors import SystemProblemError
-
     def refuse(self: LiveKernel, name: str) -> None:
         raise SystemProblemError(f"the kernel does not disable {name}: Device or resource busy")
 
