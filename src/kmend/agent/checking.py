@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kmend.agent import choice, statefile
+from kmend.agent.config import Config
 from kmend.agent.errors import AgentError, BlockedError, ConfigError, NotPossibleError, NotSupportedError
 from kmend.agent.livekernel import View
 from kmend.agent.session import Session
@@ -16,6 +18,7 @@ from kmend.core import durable
 from kmend.core.document import encode
 from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.manifest import LevelRecord, Levels, Manifest
+from kmend.trust.network import Network
 
 if TYPE_CHECKING:
     # Importing tuf takes 0.1 s and 15 MB, which commands that need no repository are spared.
@@ -90,10 +93,18 @@ def opened(session: Session) -> Iterator[Repository]:
         bootstrap = durable.read_bounded(root, max_bytes=512_000)
     except SystemProblemError as problem:
         raise ConfigError(problem.message, hint="install the publisher's root.json there") from None
-    transport = Transport(connect_seconds=config.timing.connect, read_seconds=config.timing.read)
     state = session.paths.state / "repository"
-    with open_repository(config.repository.url, bootstrap=bootstrap, state=state, transport=transport) as repository:
+    with (
+        closing(Transport(network(config))) as transport,
+        open_repository(config.repository.url, bootstrap=bootstrap, state=state, transport=transport) as repository,
+    ):
         yield repository
+
+
+def network(config: Config) -> Network:
+    """What the transport is to obey."""
+    members = {item.name: getattr(config.network, item.name) for item in dataclasses.fields(config.network)}
+    return Network(connect=max(1, config.timing.connect), read=max(1, config.timing.read), **members)
 
 
 def levels_of(session: Session, repository: Repository) -> Levels:

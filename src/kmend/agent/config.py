@@ -13,6 +13,8 @@ from kmend.agent.errors import ConfigError
 from kmend.core import durable
 from kmend.core.document import from_plain
 from kmend.core.errors import MalformedError, SystemProblemError
+from kmend.trust.errors import NetworkSettingsError
+from kmend.trust.proxies import read_proxies
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -99,12 +101,56 @@ class TimingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """How the repository is reached.
+
+    Attributes:
+        proxy: URL of a proxy, perhaps with user and password; empty takes the environment's, `none` goes direct.
+        no_proxy: hosts reached without it, in addition to the environment's NO_PROXY: names, addresses, networks.
+        proxy_credentials: path of a file with `user:password` for the proxy.
+        ca_file: path of certificates to trust.
+        system_ca: trust the system's certificates too.
+        client_certificate: path of the certificate that this host shows.
+        client_key: path of the key for it, if it is not in the same file.
+        total: limit for one file, in seconds; every `min_rate` bytes give one second more.
+        min_rate: in bytes a second.
+        attempts: how often one file is asked for.
+    """
+
+    proxy: str = ""
+    no_proxy: tuple[str, ...] = ()
+    proxy_credentials: str = ""
+    ca_file: str = ""
+    system_ca: bool = True
+    client_certificate: str = ""
+    client_key: str = ""
+    total: int = 120
+    min_rate: int = 4096
+    attempts: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("proxy_credentials", "ca_file", "client_certificate", "client_key"):
+            if getattr(self, name) and not getattr(self, name).startswith("/"):
+                raise MalformedError(f"{name} must be an absolute path")
+        if not self.system_ca and not self.ca_file:
+            raise MalformedError("without system_ca there must be a ca_file")
+        for name, least, most in (("total", 1, 86_400), ("min_rate", 1, 1_000_000_000), ("attempts", 1, 20)):
+            if not least <= getattr(self, name) <= most:
+                raise MalformedError(f"{name} must be {least} to {most}")
+        try:
+            read_proxies(self.proxy, self.no_proxy, "", {})
+        except NetworkSettingsError as problem:
+            raise MalformedError(f"{problem.message}; {problem.hint}") from None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be configured."""
 
     repository: RepositoryConfig = field(default_factory=RepositoryConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     timing: TimingConfig = field(default_factory=TimingConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
 
 
 def read_config(folder: Path) -> Config:

@@ -16,6 +16,7 @@ from kmend.agent.states import standing
 from kmend.core import durable
 from kmend.core.document import encode
 from kmend.core.manifest import Manifest
+from kmend.trust.addresses import shown
 
 NOTED_SECONDS = 7 * 86_400
 MAX_NOTES = 5
@@ -202,7 +203,7 @@ def describe(session: Session, *, repository: str) -> Status:
         other_livepatches=view.foreign,
         resident_modules=view.idle_modules,
         last_check=check,
-        repository=repository,
+        repository=shown(repository),
         notes=_notes(session, now),
     )
 

@@ -8,8 +8,8 @@ from kmend.agent import statefile
 from kmend.core import durable
 from kmend.core.errors import SystemProblemError
 from kmend.core.manifest import Manifest, sha256_hex
+from kmend.trust.layout import MAX_MODULE_BYTES
 
-MAX_MODULE_BYTES = 256 * 1024 * 1024
 KEEP_LEVELS = 8
 """How many levels of a kernel build are kept besides those in use."""
 

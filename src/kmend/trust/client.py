@@ -11,8 +11,7 @@ failed. A power cut therefore never costs the host its memory of what it has see
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,28 +29,23 @@ from kmend.core import durable
 from kmend.core.document import decode, from_plain
 from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.manifest import FileRecord, LevelRecord, Levels, Manifest, sha256_hex
-from kmend.trust import layout
+from kmend.trust import clockcheck, layout
 from kmend.trust.errors import (
-    BrokenMetadataError,
-    ClockError,
-    ExpiredError,
+    CertificateError,
     MismatchError,
     MissingError,
-    RollbackError,
     RootError,
-    SignatureError,
-    SlowError,
     TooLargeError,
-    TrustError,
-    UnreachableError,
 )
-from kmend.trust.transport import Transport
+from kmend.trust.freshness import MAX_METADATA_BYTES, ROOT_EVERY_SECONDS, MetadataFetcher
+from kmend.trust.partials import Partials
+from kmend.trust.translation import translated
+from kmend.trust.transport import Partial, Transport
 
 MAX_ROOT_BYTES = 512_000
-MAX_METADATA_BYTES = 5_000_000
-CLOCK_TOLERANCE = datetime.timedelta(hours=1)
 SIGNED_FIELD = "x-kmend-signed"
 """Member of our timestamp metadata: when it was signed, in seconds since 1970-01-01 UTC."""
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,7 @@ class Repository:
             TrustError: see `kmend.trust.errors`.
         """
         path = layout.levels_target(build_id)
-        with _translated(self._transport):
+        with self._translated():
             target = self._updater.get_targetinfo(path)
         if target is None:
             return None
@@ -117,7 +111,7 @@ class Repository:
 
     def module(self, record: LevelRecord) -> bytes:
         """The unsigned module of one level, its digest checked."""
-        return self.file(record.module)
+        return self.file(record.module, limit=layout.MAX_MODULE_BYTES)
 
     def source(self, manifest: Manifest) -> dict[str, bytes]:
         """The corresponding source of one level: file name -> content, every digest checked; see `fetch_source`."""
@@ -130,14 +124,19 @@ class Repository:
         """
         url = self._address(layout.signature_path(module_sha256, signer))
         try:
-            with _translated(self._transport):
-                return self._transport.download_bytes(url, layout.MAX_SIGNATURE_BYTES)
+            return self._transport.get(url, layout.MAX_SIGNATURE_BYTES).content
         except MissingError:
             return b""
 
-    def file(self, record: FileRecord, *, limit: int | None = None) -> bytes:
-        """A content-addressed file, its size bounded before and its digest checked after the fetch."""
-        return fetch_file(self._url, record, self._transport, limit=limit)
+    def file(self, record: FileRecord, *, limit: int) -> bytes:
+        """A content-addressed file, its size bounded before and its digest checked after the fetch.
+
+        A download that broke off earlier is continued.
+        """
+        return fetch_file(self._url, record, self._transport, limit=limit, partials=Partials(self._state / "partial"))
+
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        return translated(time.time(), self._transport.server_seconds)
 
     def _address(self, path: str) -> str:
         return f"{self._url}/{path}"
@@ -149,27 +148,56 @@ class Repository:
             target.verify_length_and_hashes(content)
             return content
         prefixed = target.get_prefixed_paths()[0]
-        with _translated(self._transport):
-            content = self._transport.download_bytes(self._address(f"{layout.TARGETS}/{prefixed}"), target.length)
+        content = self._transport.get(self._address(f"{layout.TARGETS}/{prefixed}"), target.length).content
+        with self._translated():
             target.verify_length_and_hashes(content)
         durable.make_folder(kept.parent)
         durable.write_durably(kept, content)
         return content
 
 
-def fetch_file(url: str, record: FileRecord, transport: Transport, *, limit: int | None = None) -> bytes:
+def fetch_file(
+    url: str, record: FileRecord, transport: Transport, *, limit: int, partials: Partials | None = None
+) -> bytes:
     """A content-addressed file of the repository at `url`; only as trustworthy as who named its digest.
+
+    Args:
+        limit: the most bytes that such a file may have.
+        partials: where a download that breaks off is kept, to be continued next time.
 
     Raises:
         TrustError: it is larger than `limit` bytes, cannot be fetched, or has another content.
     """
-    if limit is not None and record.size > limit:
+    if record.size > limit:
         raise TooLargeError(f"file {record.sha256} is said to be {record.size} bytes; {limit} are accepted")
-    with _translated(transport):
-        content = transport.download_bytes(f"{url}/{layout.file_path(record.sha256)}", record.size)
-    if len(content) != record.size or sha256_hex(content) != record.sha256:
-        raise MismatchError(f"file {record.sha256} arrived with other content: {sha256_hex(content)}")
+    address = f"{url}/{layout.file_path(record.sha256)}"
+    partial = partials.load(record.sha256, record.size) if partials is not None else Partial()
+    continued = bool(partial.content)
+    content = b""
+    try:
+        content = transport.get(address, record.size, partial=partial).content
+    except TooLargeError:
+        if not partial.resumed:
+            raise
+    except BaseException:
+        if partials is not None:
+            partials.keep(record.sha256, partial)
+        raise
+    if _differs(content, record) and partial.resumed:
+        # Continued from something else; only the whole can show whether the repository has the right file.
+        content = transport.get(address, record.size).content
+    if continued and partials is not None:
+        partials.drop()
+    if _differs(content, record):
+        raise MismatchError(
+            f"file {record.sha256} arrived with other content: {len(content)} bytes, {sha256_hex(content)}",
+            hint="it was damaged or changed in the repository or on the way; compare it with the publisher's",
+        )
     return content
+
+
+def _differs(content: bytes, record: FileRecord) -> bool:
+    return len(content) != record.size or sha256_hex(content) != record.sha256
 
 
 def fetch_source(url: str, manifest: Manifest, transport: Transport) -> dict[str, bytes]:
@@ -192,8 +220,7 @@ def fetch_source(url: str, manifest: Manifest, transport: Transport) -> dict[str
         }
     found = {}
     for number, fix in enumerate(manifest.fixes, start=1):
-        with _translated(transport):
-            content = transport.download_bytes(f"{url}/{layout.file_path(fix.digest)}", layout.MAX_SOURCE_BYTES)
+        content = transport.get(f"{url}/{layout.file_path(fix.digest)}", layout.MAX_SOURCE_BYTES).content
         if sha256_hex(content) != fix.digest:
             raise MismatchError(f"file {fix.digest} arrived with other content: {sha256_hex(content)}")
         found[f"{number:04}.patch"] = content
@@ -221,7 +248,12 @@ def read_manifest(content: bytes, build_id: str, record: LevelRecord) -> Manifes
 
 @contextlib.contextmanager
 def open_repository(
-    url: str, *, bootstrap: bytes, state: Path, transport: Transport | None = None
+    url: str,
+    *,
+    bootstrap: bytes,
+    state: Path,
+    transport: Transport | None = None,
+    root_every: float = ROOT_EVERY_SECONDS,
 ) -> Iterator[Repository]:
     """Refresh the metadata of the repository at `url` and give verified access to it.
 
@@ -229,40 +261,63 @@ def open_repository(
         url: `http`, `https` or `file` URL of the repository's folder.
         bootstrap: the trust root given at install (`root.json`); newer roots are followed from it.
         state: a folder of our own for what was verified; the caller sees to it that one process uses it at a time.
-        transport: how bytes are fetched.
+        transport: how bytes are fetched; it stays open, with its connections. None makes one for this time.
+        root_every: how long the search for a new root may be left out while nothing else changes; see `freshness`.
 
     Raises:
         TrustError: see `kmend.trust.errors`.
         SystemProblemError: the state cannot be read or written.
     """
+    if transport is None:
+        with (
+            contextlib.closing(Transport()) as own,
+            open_repository(url, bootstrap=bootstrap, state=state, transport=own, root_every=root_every) as opened,
+        ):
+            yield opened
+        return
     url = url.rstrip("/")
-    transport = transport or Transport()
     kept = state / "metadata"
     durable.make_folder(kept)
+    with tempfile.TemporaryDirectory(prefix="kmend-") as name:
+        scratch = Path(name)
+        _copy_in(kept, scratch)
+        now = time.time()
+        note = state / "conditions.json"
+        base = f"{url}/{layout.METADATA}/"
+        fetcher = MetadataFetcher(transport, base, _timestamp_in(scratch), note, now, root_every)
+        refreshed = False
+        try:
+            updater = _updater(base, bootstrap, scratch, fetcher)
+            with _explained(transport, kept):
+                fetcher.begin(updater.config.timestamp_max_length)
+                updater.refresh()
+            refreshed = True
+            freshness = _freshness(scratch, now)
+            yield Repository(url, updater, transport, state, freshness)
+        finally:
+            _copy_out(scratch, kept)
+            if refreshed:
+                # After the timestamp that it speaks of is on disk.
+                fetcher.finish()
+    if remark := clockcheck.skew(time.time(), transport.server_seconds()):
+        _logger.warning("%s", remark)
+
+
+def _timestamp_in(scratch: Path) -> bytes | None:
     try:
-        with tempfile.TemporaryDirectory(prefix="kmend-") as name:
-            scratch = Path(name)
-            _copy_in(kept, scratch)
-            try:
-                updater = _updater(url, bootstrap, scratch, transport)
-                with _translated(transport):
-                    updater.refresh()
-                freshness = _freshness(scratch, transport)
-                yield Repository(url, updater, transport, state, freshness)
-            finally:
-                _copy_out(scratch, kept)
-    finally:
-        transport.close()
+        return (scratch / "timestamp.json").read_bytes()
+    except OSError:
+        return None
 
 
-def _updater(url: str, bootstrap: bytes, scratch: Path, transport: Transport) -> Updater:
+def _updater(base: str, bootstrap: bytes, scratch: Path, fetcher: MetadataFetcher) -> Updater:
     if len(bootstrap) > MAX_ROOT_BYTES:
         raise RootError(f"the trust root is {len(bootstrap)} bytes; {MAX_ROOT_BYTES} are accepted")
     try:
         return Updater(
             str(scratch),
-            f"{url}/{layout.METADATA}/",
-            fetcher=transport,
+            base,
+            fetcher=fetcher,
             config=UpdaterConfig(targets_max_length=MAX_METADATA_BYTES, root_max_length=MAX_ROOT_BYTES),
             bootstrap=bootstrap,
         )
@@ -298,16 +353,12 @@ def _copy_out(scratch: Path, kept: Path) -> None:
             durable.write_durably(target, content)
 
 
-def _freshness(scratch: Path, transport: Transport) -> Freshness:
+def _freshness(scratch: Path, now: float) -> Freshness:
     root = Metadata[Root].from_file(str(scratch / "root.json")).signed
     timestamp = Metadata[Timestamp].from_file(str(scratch / "timestamp.json")).signed
-    signed = timestamp.unrecognized_fields.get(SIGNED_FIELD)
-    now = time.time()
-    if isinstance(signed, int) and signed > now + CLOCK_TOLERANCE.total_seconds():
-        raise ClockError(
-            f"the repository was signed at {_utc(signed)}, but this host's clock says {_utc(now)}",
-            hint="set the clock; with a clock that is behind, held-back updates cannot be told from current ones",
-        )
+    behind = clockcheck.behind(_signed(timestamp), now)
+    if behind is not None:
+        raise behind
     return Freshness(
         root_version=root.version,
         timestamp_version=timestamp.version,
@@ -316,70 +367,27 @@ def _freshness(scratch: Path, transport: Transport) -> Freshness:
     )
 
 
-def _utc(moment: float) -> str:
+def _signed(timestamp: Timestamp) -> int | None:
+    signed = timestamp.unrecognized_fields.get(SIGNED_FIELD)
+    return signed if isinstance(signed, int) and not isinstance(signed, bool) else None
+
+
+def _signed_before(kept: Path) -> int | None:
+    """When the newest timestamp that this host has verified was signed; None if it has none."""
+    with contextlib.suppress(DeserializationError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _signed(Metadata[Timestamp].from_file(str(kept / "timestamp.json")).signed)
+    return None
+
+
+@contextlib.contextmanager
+def _explained(transport: Transport, kept: Path) -> Iterator[None]:
+    """Errors of a refresh in the light of the clocks."""
     try:
-        return datetime.datetime.fromtimestamp(moment, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    except (OverflowError, ValueError, OSError):
-        return f"{moment:g} s after 1970"
+        with translated(time.time(), transport.server_seconds):
+            yield
+    except CertificateError as problem:
+        raise clockcheck.certificate(problem, now=time.time(), signed=_signed_before(kept)) from problem
 
 
 def _custom(custom: Any) -> object:
     return custom.get("kmend") if isinstance(custom, dict) else None
-
-
-@contextlib.contextmanager
-def _translated(transport: Transport) -> Iterator[None]:
-    """Turn python-tuf's errors into ours."""
-    try:
-        yield
-    except (exceptions.RepositoryError, exceptions.DownloadError) as problem:
-        raise _translate(problem, transport) from problem
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as problem:
-        raise BrokenMetadataError(f"the repository's metadata is malformed: {problem}") from problem
-    except OSError as problem:
-        raise SystemProblemError(f"cannot keep the repository's metadata: {problem.strerror or problem}") from problem
-
-
-def _translate(problem: Exception, transport: Transport) -> TrustError:
-    text = str(problem)
-    if isinstance(problem, exceptions.DownloadHTTPError):
-        if problem.status_code == 404:
-            return MissingError(text, hint="check the repository's URL, and that its last publish came to its end")
-        return UnreachableError(text)
-    if isinstance(problem, exceptions.SlowRetrievalError):
-        return SlowError(text, hint="try again later; if it stays so, look for who slows the connection down")
-    if isinstance(problem, exceptions.DownloadLengthMismatchError):
-        return TooLargeError(text)
-    if isinstance(problem, exceptions.DownloadError):
-        return UnreachableError(text, hint="check the network and the repository's URL")
-    if isinstance(problem, exceptions.ExpiredMetadataError):
-        return _expired(text, transport)
-    if isinstance(problem, exceptions.UnsignedMetadataError):
-        return SignatureError(
-            f"the repository's metadata is not signed by the keys that this host trusts: {text}",
-            hint="do not go on; ask the publisher whether the keys were changed, by another way than this repository",
-        )
-    if isinstance(problem, exceptions.BadVersionNumberError):
-        return RollbackError(
-            f"the repository offers something older than this host has seen: {text}",
-            hint="a mirror may lag behind; if it stays so, somebody holds updates back",
-        )
-    if isinstance(problem, exceptions.LengthOrHashMismatchError):
-        return MismatchError(f"content differs from its signed metadata: {text}")
-    if isinstance(problem.__cause__, DeserializationError) or isinstance(problem, DeserializationError):
-        return BrokenMetadataError(f"the repository's metadata cannot be read: {text}")
-    return BrokenMetadataError(f"the repository's metadata is not acceptable: {text}")
-
-
-def _expired(text: str, transport: Transport) -> TrustError:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    if transport.server_time is not None and abs(now - transport.server_time) > CLOCK_TOLERANCE:
-        return ClockError(
-            f"{text}, but the server's clock says {_utc(transport.server_time.timestamp())} and this host's "
-            f"{_utc(now.timestamp())}",
-            hint="set this host's clock and try again",
-        )
-    return ExpiredError(
-        f"{text} (it is {_utc(now.timestamp())} by this host's clock)",
-        hint="the publisher must refresh the repository (kmend-factory publish --refresh), or this host's clock is wrong",
-    )

@@ -25,6 +25,7 @@ MAX_SIGNATURE_BYTES = 64 * 1024
 MAX_SOURCE_BYTES = 16 * 1024 * 1024
 """Of one file of a level's corresponding source."""
 MAX_SOURCE_FILES = 5000
+MAX_MODULE_BYTES = 256 * 1024 * 1024
 _SIGNER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 

@@ -34,6 +34,7 @@ from kmend.trust.errors import (
     TrustError,
     UnreachableError,
 )
+from kmend.trust.network import Network
 from kmend.trust.signing import keyfiles
 from kmend.trust.signing.keyfiles import KeyPlan
 from kmend.trust.signing.publishing import read_build
@@ -266,7 +267,10 @@ def test_manifest_of_another_kernel_is_refused(repository: Path, keys: Path, tmp
 def test_nobody_listens(keys: Path, tmp_path: Path) -> None:
     with served(tmp_path) as url:
         pass
-    with pytest.raises(UnreachableError), client(url, keys, tmp_path / "state", Transport(connect_seconds=1)):
+    with (
+        pytest.raises(UnreachableError),
+        client(url, keys, tmp_path / "state", Transport(Network(connect=1, attempts=2))),
+    ):
         raise AssertionError
 
 
@@ -308,7 +312,7 @@ class _Failing(BaseHTTPRequestHandler):
 
 
 def test_server_that_trickles_is_slow(keys: Path, tmp_path: Path) -> None:
-    transport = Transport(read_seconds=0.2)
+    transport = Transport(Network(read=0.2, attempts=1))
     with (
         served(tmp_path, _Trickle) as url,
         pytest.raises(SlowError),

@@ -28,7 +28,8 @@ from tuf.api.metadata import (
 from kmend.core import durable
 from kmend.core.errors import SystemProblemError
 from kmend.trust import layout
-from kmend.trust.client import MAX_METADATA_BYTES, SIGNED_FIELD
+from kmend.trust.client import SIGNED_FIELD
+from kmend.trust.freshness import MAX_METADATA_BYTES
 from kmend.trust.signing.errors import PublishRefusedError, SigningError
 from kmend.trust.signing.keyfiles import KeyFolder
 
