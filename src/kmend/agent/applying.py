@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from kmend.agent import checking, failpoint, preflight, transitions
+from kmend.agent import checking, failpoint, health, hooks, kernellog, preflight, stopping, tending, transitions
 from kmend.agent.choice import Obstacle
 from kmend.agent.errors import (
     BlockedError,
     PendingError,
     PreflightError,
     RefusedByKernelError,
+    StoppedError,
     TerminatedError,
     UnconfirmedError,
 )
@@ -94,6 +95,7 @@ def update(session: Session, level: int | None) -> Update:
         RefusedByKernelError: the kernel did not take it.
         PendingError: it is loaded, its transition goes on.
     """
+    refuse_if_stopped(session)
     check_host(session)
     try:
         finish_pending(session)
@@ -138,6 +140,20 @@ def check_host(session: Session) -> None:
     _refuse(preflight.host_refusals(session.facts(), session.config.policy))
 
 
+def refuse_if_stopped(session: Session) -> None:
+    """Refuse to load anything while the administrator says so.
+
+    Raises:
+        StoppedError: nothing was changed.
+    """
+    found = stopping.stop(session.paths)
+    if found is not None:
+        raise StoppedError(
+            f"nothing is loaded: {found.source}",
+            hint="what is loaded stays in force, and kmend unload takes it off; remove the parameter or the file to go on",
+        )
+
+
 def finish_pending(session: Session) -> None:
     """Watch a transition that an earlier command left, so that the next step can be taken.
 
@@ -178,6 +194,10 @@ def apply(
         raise MismatchError(f"the module of level {manifest.level} is not the one that its manifest names")
     joined = module_signature.join(module, signature) if signature else module
     digest = sha256_hex(joined)
+    failure = hooks.first_failure(session.config.hooks.before, session.config.hooks, manifest, cause)
+    if failure:
+        raise PreflightError(failure, hint="the level is loaded when every command of [hooks] before succeeds")
+    refuse_if_stopped(session)
     session.store.keep(manifest, module, signature)
     loaded = session.loaded(view)
     if session.journal.open_state is State.SOAKING:
@@ -194,6 +214,8 @@ def apply(
         cves=manifest.cves,
         replaces=tuple(patch.name for patch in view.patches),
         tainted=preflight.tainted(session.kernel),
+        log=kernellog.newest(session.paths.log),
+        vitals=health.vitals(session.paths),
         intent_id=hold.intent if hold is not None else "",
     )
     if hold is not None:
@@ -240,6 +262,14 @@ def watch_transition(session: Session) -> None:
             f"{problem}; level {intent.level} is in quarantine and still loaded", hint="take it off with kmend unload"
         )
     session.residents()
+    failure = tending.after_load(session)
+    if failure and session.journal.intent is None:
+        raise UnconfirmedError(
+            f"{failure}; level {intent.level} was taken off again and is in quarantine",
+            hint="policy hooks.on_failure wants it so; kmend quarantine clear lifts it",
+        )
+    if failure:
+        session.say(f"level {intent.level} is in force, but {failure}")
 
 
 def _load(session: Session, manifest: Manifest, joined: bytes, digest: str, signature: bytes) -> None:

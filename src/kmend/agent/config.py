@@ -57,14 +57,22 @@ class PolicyConfig:
     Attributes:
         replace_foreign: load although livepatches that are not kmend's are active; loading takes them off.
         stuck_transition: `wait` (the kernel goes on trying), or `revert` after `timing.give_up`; it is never forced.
+        on_oops: after an oops or a BUG while a level is being tried: `report` (the level goes into quarantine, the kernel is
+            left alone), or `revert`.
+        on_warning: after a warning, hung task, lockup or stall then: `report`, or `revert` (and quarantine).
         volatile_state: load although the state folder does not survive a reboot, which disables the crash guard.
     """
 
     replace_foreign: bool = False
     volatile_state: bool = False
     stuck_transition: str = "wait"
+    on_oops: str = "report"
+    on_warning: str = "report"
 
     def __post_init__(self) -> None:
+        for name in ("on_oops", "on_warning"):
+            if getattr(self, name) not in ("report", "revert"):
+                raise MalformedError(f"{name} must be report or revert")
         if self.stuck_transition not in ("wait", "revert"):
             raise MalformedError("stuck_transition must be wait or revert")
 
@@ -144,6 +152,29 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksConfig:
+    """Commands of the administrator's, run without a shell.
+
+    Attributes:
+        before: each must succeed, or the level is not loaded.
+        after: run when the level is in force.
+        on_failure: of one of those: `report`, or `revert` (and quarantine).
+        seconds: how long each may take.
+    """
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    on_failure: str = "report"
+    seconds: int = 60
+
+    def __post_init__(self) -> None:
+        if self.on_failure not in ("report", "revert"):
+            raise MalformedError("on_failure must be report or revert")
+        if not 1 <= self.seconds <= 3600:
+            raise MalformedError("seconds must be 1 to 3600")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be configured."""
 
@@ -151,6 +182,7 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     timing: TimingConfig = field(default_factory=TimingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    hooks: HooksConfig = field(default_factory=HooksConfig)
 
 
 def read_config(folder: Path) -> Config:

@@ -33,6 +33,13 @@ class PreflightError(AgentError):
     exit_status = 3
 
 
+class StoppedError(AgentError):
+    """The kernel's command line, or a file, says that kmend must not load anything."""
+
+    kind = "stopped"
+    exit_status = 30
+
+
 class NotSupportedError(AgentError):
     """The repository has nothing for the running kernel build."""
 

@@ -275,6 +275,10 @@ class Journal:
             )
         )
 
+    def remark(self, event: str, message: str) -> None:
+        """Record something about the open intent that changes no state; the same event is recorded once."""
+        self._record(event, message, recovered=True)
+
     def _take_back(self) -> None:
         """A hold that was written for an act which then did not happen goes away again."""
         self._quarantine.remove_by_intent(self.opened.id)

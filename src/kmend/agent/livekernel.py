@@ -209,6 +209,14 @@ class LiveKernel:
                 hint="if a transition is pending, wait for its end: kmend status",
             ) from problem
 
+    def traces(self, module: str) -> tuple[str, ...]:
+        """What is still there of a module that was removed; empty if nothing is."""
+        places = [self._livepatch / module, self._paths.sys / "module" / module]
+        found = ["/" + str(place.relative_to(self._paths.root)) for place in places if place.exists()]
+        if any(item.name == module for item in self._modules()):
+            found.append("a line in /proc/modules")
+        return tuple(found)
+
     def send_signal(self, name: str) -> bool:
         """Ask for the fake signal; False where the kernel has no such file, because it does so by itself (or the patch went)."""
         try:

@@ -13,10 +13,11 @@ from types import FrameType
 from typing import NoReturn
 
 from kmend import __version__
-from kmend.agent import checking, render, status
+from kmend.agent import checking, render, status, stopping
 from kmend.agent.applying import Update, update
+from kmend.agent.booting import boot
 from kmend.agent.config import Config, read_config
-from kmend.agent.errors import AgentError, BusyError, ConfigError, TerminatedError
+from kmend.agent.errors import AgentError, BusyError, ConfigError, StoppedError, TerminatedError
 from kmend.agent.lock import held
 from kmend.agent.removal import before_removal
 from kmend.agent.returning import rollback, unload
@@ -88,6 +89,10 @@ def command_line() -> argparse.ArgumentParser:
     add("check", "ask the repository what is new, and change nothing")
     command = add("update", "load the newest level that this host may load")
     command.add_argument("--level", type=int, help="load this level, even if it is in quarantine")
+    add(
+        "boot",
+        "load again a level that ran well on this host; for the start of the machine, needs no network and no clock",
+    )
     command = add("rollback", "go back to the level before")
     command.add_argument("--to", type=int, metavar="LEVEL", help="go back to this level")
     command.add_argument(
@@ -173,6 +178,9 @@ def _may_write(host: Host) -> bool:
 
 
 def _check(options: argparse.Namespace, session: Session) -> int:
+    found = stopping.stop(session.paths)
+    if found is not None and found.extent is stopping.Extent.OFF:
+        raise StoppedError(f"no repository is asked: {found.source}")
     session.journal.begin_check()
     with checking.recorded(session), checking.opened(session) as repository:
         checking.find(session, repository)
@@ -193,6 +201,12 @@ def _update_text(result: Update) -> str:
     return (
         f"{result.message} after {result.applied.seconds:.2f} s: {', '.join(result.applied.cves) or 'no CVE by name'}"
     )
+
+
+def _boot(options: argparse.Namespace, session: Session) -> int:
+    result = boot(session)
+    _print(options, result, lambda: result.message)
+    return 0
 
 
 def _rollback(options: argparse.Namespace, session: Session) -> int:
@@ -255,6 +269,7 @@ def _internal(act: str, host: Host) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Session], int]] = {
     "check": _check,
     "update": _update,
+    "boot": _boot,
     "rollback": _rollback,
     "unload": _unload,
     "history": _history,

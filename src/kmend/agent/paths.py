@@ -33,6 +33,16 @@ class Paths:
         return self.root / "sys"
 
     @property
+    def log(self) -> Path:
+        """The kernel's log."""
+        return self.root / "dev/kmsg"
+
+    @property
+    def modules(self) -> Path:
+        """The kernels' modules, a folder for each release."""
+        return self.root / "lib/modules"
+
+    @property
     def proc(self) -> Path:
         """The kernel's procfs."""
         return self.root / "proc"

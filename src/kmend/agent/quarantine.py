@@ -19,6 +19,8 @@ class Cause(str, enum.Enum):
     UNCONFIRMED = "unconfirmed"
     ROLLED_BACK = "rolled-back"
     UNLOADED = "unloaded"
+    COMPLAINED = "complained"
+    STUCK = "stuck"
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ def status(document: Status, paint: Painter) -> str:
     if document.available is not None:
         cves = ", ".join(document.available.cves) or "no CVE"
         lines += _rows("available", f"level {document.available.level}: {cves}  (kmend update)")
+    if document.stopped:
+        lines += _rows("stopped", f"nothing is loaded: {document.stopped}")
     for obstacle in document.blocked:
         lines += _rows("held back", f"level {obstacle.level}: {obstacle.reason}")
     if document.other_livepatches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kmend.agent import checking, choice, failpoint, transitions
-from kmend.agent.applying import Applied, apply, check_host, finish_pending, place_hold
+from kmend.agent.applying import Applied, apply, check_host, finish_pending, place_hold, refuse_if_stopped
 from kmend.agent.choice import RollbackPlan, Way
 from kmend.agent.errors import NotPossibleError, PendingError, TerminatedError
 from kmend.agent.journal import new_id
@@ -63,8 +63,9 @@ def rollback(session: Session, to: int | None, *, unload_first: bool) -> RolledB
         PreflightError, RefusedByKernelError, PendingError: as for `update`.
     """
     check_host(session)
-    if transitions.coming(session):
+    if transitions.coming(session):  # takes something off only, which no stop forbids
         return _turn_round(session, to)
+    refuse_if_stopped(session)
     _refuse_while_moving(session)
     loaded = _loaded(session)
     target, module, signature = _target(session, loaded, to)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import kmend
-from kmend.agent import failpoint, preflight, recovery, residents, schema, statefile
+from kmend.agent import failpoint, health, kernellog, preflight, recovery, residents, schema, statefile
 from kmend.agent.clock import Clock
 from kmend.agent.config import Config
+from kmend.agent.health import Finding, Measure
 from kmend.agent.history import History
 from kmend.agent.journal import Intent, Journal
 from kmend.agent.livekernel import LiveKernel, View
@@ -29,6 +30,10 @@ from kmend.core.manifest import Manifest
 
 _logger = logging.getLogger(__name__)
 
+KEEP_SOAKED = 16
+WATCH_SECONDS = 15
+"""How often something looks at a transition that was left to the kernel."""
+
 
 @dataclass(frozen=True, slots=True)
 class CleanShutdown:
@@ -40,12 +45,28 @@ class CleanShutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class SoakedLevel:
+    """A level that came through its soak on this host, so that `boot` may load it; the digest is of the unsigned module."""
+
+    build_id: str
+    level: int
+    module: str
+    sha256: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Soaked:
-    """The last level that ran through its soak on this host: its fixes are not suspects when the host crashes later."""
+    """The last level that ran through its soak on this host: its fixes are not suspects when the host crashes later.
+
+    Attributes:
+        levels: this one and those before it, newest first.
+    """
 
     build_id: str
     level: int
     fixes: tuple[str, ...]
+    levels: tuple[SoakedLevel, ...] = ()
     format: str = "kmend-soaked/1"
 
 
@@ -130,6 +151,24 @@ class Session:
         digests = tuple(fix.digest for fix in manifest.fixes)
         return tuple(digest for digest in digests if digest not in known) or digests
 
+    def soaked_levels(self) -> tuple[SoakedLevel, ...]:
+        """Levels of the running kernel build that came through their soak on this host, the last first."""
+        soaked = statefile.load(self.paths.state / "soaked.json", Soaked)
+        levels = soaked.levels if soaked is not None else ()
+        return tuple(item for item in levels if item.build_id == self.running.build_id)
+
+    def finding(self) -> Finding:
+        """How the host does with the level that is being tried."""
+        intent = self.journal.opened
+        records = kernellog.read_after(self.paths.log, intent.log) if intent.log >= 0 else ()
+        return health.judge(
+            kernellog.troubles(records),
+            taint_before=intent.tainted,
+            taint=preflight.tainted(self.kernel),
+            on_oops=self.config.policy.on_oops,
+            on_warning=self.config.policy.on_warning,
+        )
+
     # Recovery
 
     def recover(self) -> None:
@@ -148,12 +187,16 @@ class Session:
             intent,
             self.kernel.view(),
             uptime=self.clock.uptime(),
-            tainted=preflight.tainted(self.kernel),
+            # By policy an oops may be answered by taking the level off, which is not recovery's (`kmend.agent.tending`).
+            tainted=preflight.tainted(self.kernel) if self.config.policy.on_oops == "report" else intent.tainted,
             clean_shutdown=shutdown.boot_id if shutdown is not None else "",
         )
 
     def _carry_out(self, decision: recovery.Recovery) -> None:
         journal, message = self.journal, decision.message
+        tried = journal.open_state in (State.TRANSITIONING, State.SOAKING)
+        if decision.action in (Action.KEEP, Action.SETTLE) and tried and not self._is_well():
+            return
         if message:
             self.say(f"recovered: {message}")
         if decision.action is Action.LAPSE:
@@ -176,6 +219,17 @@ class Session:
             journal.finish_disabling(found=message)
         elif decision.action is Action.SETTLE:
             self.settle()
+
+    def _is_well(self) -> bool:
+        """Look after the level that is being tried; False if it went into quarantine, or is to be taken off."""
+        finding = self.finding()
+        if finding.measure is Measure.CONDEMN:
+            self.say(finding.message)
+            self.journal.condemn(Cause.OOPSED, finding.message, recovered=True)
+            return False
+        if finding.measure is Measure.REPORT:
+            self.journal.remark("complaint", finding.message)
+        return finding.measure is not Measure.REVERT
 
     def confirm(self, *, found: str = "") -> str:
         """Hold what the kernel shows against the manifest, and begin the soak; returns what is wrong, empty if nothing."""
@@ -206,8 +260,14 @@ class Session:
     def settle(self) -> None:
         """Close a soak that went well."""
         intent = self.journal.opened
-        statefile.save(self.paths.state / "soaked.json", Soaked(intent.build_id, intent.level, intent.fixes))
-        self.journal.settle()
+        path = self.paths.state / "soaked.json"
+        before = statefile.load(path, Soaked)
+        this = SoakedLevel(intent.build_id, intent.level, intent.module, intent.sha256, self.clock.now())
+        others = tuple(item for item in (before.levels if before is not None else ()) if item.module != intent.module)
+        levels = (this, *others)[:KEEP_SOAKED]
+        statefile.save(path, Soaked(intent.build_id, intent.level, intent.fixes, levels))
+        changed = health.deltas(intent.vitals, health.vitals(self.paths))
+        self.journal.settle(f"soaked without trouble{'; ' + changed if changed else ''}")
 
     # Replaced modules
 
@@ -240,6 +300,8 @@ class Session:
         except OSError as problem:
             _logger.warning("cannot remove the replaced module %s yet: %s", name, problem.strerror)
         failpoint.reach("remove.after")
+        for trace in self.kernel.traces(name):
+            self.say(f"module {name} has left something behind: {trace}")
 
     def note_shutdown(self) -> None:
         """Record that the host shuts down in order, so that an open intent is not taken for a crash."""
@@ -255,6 +317,8 @@ class Session:
         """The uptime at which `recover` has something to do; None if it never has on this boot."""
         seen = self.residents()
         due = residents.next_due(seen, self.config.timing.remove_after, self.pinned)
+        if self.journal.open_state in (State.TRANSITIONING, State.REVERTING):
+            return int(self.clock.uptime()) + WATCH_SECONDS
         return min((time for time in (due, self.soaking_until()) if time is not None), default=None)
 
 

@@ -10,13 +10,14 @@ import logging
 import os
 
 from kmend.agent.config import read_config
-from kmend.agent.errors import BusyError
+from kmend.agent.errors import BusyError, PendingError
 from kmend.agent.lock import held
 from kmend.agent.session import Host, Session
+from kmend.agent.tending import tend
 from kmend.core.errors import KmendError
 
-MAX_SECONDS = 3600.0
-"""It never lives longer; a module that cannot be removed until then is left to the next command."""
+MAX_SECONDS = 86_400.0
+"""It never lives longer; a transition, or a module that cannot be removed, is left to the next command then."""
 _MAX_NAP = 15.0
 _RETRY = 1.0
 
@@ -54,8 +55,9 @@ def _step(host: Host) -> float | None:
         with held(host.paths.run / "lock", "settle", host.clock):
             session = Session(host, config, _logger.info)
             session.recover()
+            tend(session)
             return session.next_deadline()
-    except BusyError:
+    except (BusyError, PendingError):
         return host.clock.uptime() + _RETRY
     except KmendError as problem:
         _logger.warning("%s", problem.diagnosis())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kmend import __version__
-from kmend.agent import checking, failpoint, preflight
+from kmend.agent import checking, failpoint, preflight, stopping
 from kmend.agent.checking import LevelSummary
 from kmend.agent.choice import Obstacle
 from kmend.agent.livekernel import BlockingTask, RunningKernel, Switching, View, level_of
@@ -98,6 +98,7 @@ class Status:
         exit_code: what `--exit-code` ends with.
         state: where the agent stands (`kmend.agent.states`).
         supported: whether the repository has levels for this kernel build; None if that is not known.
+        stopped: what keeps kmend from loading anything, empty if nothing does.
     """
 
     generated: int
@@ -118,6 +119,7 @@ class Status:
     last_check: CheckStatus | None
     repository: str
     notes: tuple[Note, ...]
+    stopped: str = ""
     format: str = "kmend-status/1"
 
 
@@ -165,6 +167,7 @@ def describe(session: Session, *, repository: str) -> Status:
     outlook = checking.outlook(session, view, last)
     pending = view.moving is not None
     entries = session.quarantine.entries()
+    stopped = stopping.stop(session.paths)
     suspects = {entry.module for entry in entries}
     open_state = session.journal.open_state
     oopsed = bool(preflight.tainted(session.kernel) & TAINT_DIE)
@@ -173,7 +176,7 @@ def describe(session: Session, *, repository: str) -> Status:
         oopsed=oopsed,
         suspect=livepatch is not None and livepatch.module in suspects,
         quarantined=any(obstacle.quarantined for obstacle in outlook.obstacles),
-        held=bool(outlook.obstacles),
+        held=bool(outlook.obstacles) or (stopped is not None and outlook.manifest is not None),
         loaded=livepatch is not None,
     )
     in_force = {entry.module for entry in entries if entry.cause.value == "unconfirmed"}
@@ -183,7 +186,7 @@ def describe(session: Session, *, repository: str) -> Status:
         supported=last.supported if last is not None else None,
         oopsed=oopsed,
         pending=pending,
-        blocked=bool(outlook.obstacles),
+        blocked=bool(outlook.obstacles) or (stopped is not None and outlook.manifest is not None),
         available=outlook.manifest is not None,
     )
     return Status(
@@ -205,6 +208,7 @@ def describe(session: Session, *, repository: str) -> Status:
         last_check=check,
         repository=shown(repository),
         notes=_notes(session, now),
+        stopped=stopped.source if stopped is not None else "",
     )
 
 

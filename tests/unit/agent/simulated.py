@@ -61,6 +61,10 @@ class SimulatedKernel:
         self.write("cmdline", "root=/dev/vda1")
         (self.paths.proc / "self/ns/pid").symlink_to("pid:[4026531836]")
         (self.paths.proc / "self/ns/user").symlink_to("user:[4026531837]")
+        self.write("loadavg", "0.10 0.05 0.01 1/100 999")
+        self.write("meminfo", "MemTotal: 2000000 kB\nMemAvailable:  1000000 kB")
+        (self.paths.root / "dev").mkdir(exist_ok=True)
+        self.paths.log.write_text("6,1,0,-;Linux version 6.1.0\n SUBSYSTEM=none\n")
         (self.knobs / "uptime").write_text("100")
 
     def write(self, name: str, text: str) -> None:
@@ -95,6 +99,12 @@ class SimulatedKernel:
         self.write(f"{folder}/patch_state", str(patch_state))
         self.write(f"{folder}/comm", name)
         self.write(f"{folder}/stack", "[<0>] ep_poll+0x3a0/0x3f0\n[<0>] do_epoll_wait+0xc1/0xe0")
+
+    def log(self, text: str, *, priority: int = 4) -> None:
+        """A line in the kernel's log; priorities from 8 on are of programs."""
+        number = len(self.paths.log.read_text().splitlines()) + 1
+        with self.paths.log.open("a") as stream:
+            stream.write(f"{priority},{number},0,-;{text}\n")
 
     # What tests look at
 
