@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
@@ -80,12 +81,9 @@ class Repository:
             TrustError: see `kmend.trust.errors`.
         """
         path = layout.levels_target(build_id)
-        with self._translated():
-            target = self._updater.get_targetinfo(path)
+        target = self._find(path, layout.MAX_LEVELS_BYTES)
         if target is None:
             return None
-        if target.length > layout.MAX_LEVELS_BYTES:
-            raise TooLargeError(f"{path} is said to be {target.length} bytes; {layout.MAX_LEVELS_BYTES} are accepted")
         content = self._cached_levels(build_id, target)
         try:
             levels = decode(Levels, content, max_bytes=layout.MAX_LEVELS_BYTES)
@@ -135,6 +133,19 @@ class Repository:
         """
         return fetch_file(self._url, record, self._transport, limit=limit, partials=Partials(self._state / "partial"))
 
+    def target(self, path: str, *, limit: int, kept: bytes = b"") -> bytes | None:
+        """A target by its path, verified; None if no role that may name it does.
+
+        Args:
+            limit: the most bytes that it may have.
+            kept: what this host has; returned without a fetch if it is what the metadata says.
+
+        Raises:
+            TrustError: see `kmend.trust.errors`.
+        """
+        target = self._find(path, limit)
+        return self._content(target, kept) if target is not None else None
+
     def _translated(self) -> contextlib.AbstractContextManager[None]:
         return translated(time.time(), self._transport.server_seconds)
 
@@ -143,16 +154,30 @@ class Repository:
 
     def _cached_levels(self, build_id: str, target: TargetFile) -> bytes:
         kept = self._state / "levels" / f"{build_id}.json"
-        with contextlib.suppress(SystemProblemError, exceptions.LengthOrHashMismatchError):
-            content = durable.read_bounded(kept, max_bytes=layout.MAX_LEVELS_BYTES)
-            target.verify_length_and_hashes(content)
-            return content
-        prefixed = target.get_prefixed_paths()[0]
-        content = self._transport.get(self._address(f"{layout.TARGETS}/{prefixed}"), target.length).content
+        before = b""
+        with contextlib.suppress(SystemProblemError):
+            before = durable.read_bounded(kept, max_bytes=layout.MAX_LEVELS_BYTES)
+        content = self._content(target, before)
+        if content != before:
+            durable.make_folder(kept.parent)
+            durable.write_durably(kept, content)
+        return content
+
+    def _find(self, path: str, limit: int) -> TargetFile | None:
+        with self._translated():
+            target = self._updater.get_targetinfo(path)
+        if target is not None and target.length > limit:
+            raise TooLargeError(f"{path} is said to be {target.length} bytes; {limit} are accepted")
+        return target
+
+    def _content(self, target: TargetFile, kept: bytes) -> bytes:
+        with contextlib.suppress(exceptions.LengthOrHashMismatchError):
+            target.verify_length_and_hashes(kept)
+            return kept
+        name = quote(target.get_prefixed_paths()[0])
+        content = self._transport.get(self._address(f"{layout.TARGETS}/{name}"), target.length).content
         with self._translated():
             target.verify_length_and_hashes(content)
-        durable.make_folder(kept.parent)
-        durable.write_durably(kept, content)
         return content
 
 

@@ -46,6 +46,7 @@ CHUNK = 64 * 1024
 MAX_REDIRECTS = 5
 _MAX_DRAINED = 16 * 1024
 _MAX_CREDENTIALS = 4096
+_PAGE = "a web page came instead of what a repository has there"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _random = random.SystemRandom()
 _logger = logging.getLogger(__name__)
@@ -247,8 +248,8 @@ class Transport:
         partial.validator = etag if etag.startswith('"') else modified
         self._body(response, url, limit, partial)
         content = bytes(partial.content)
-        if headers.get("Content-Type", "").lower().startswith("text/html") or urlsplit(url).path.endswith(".json"):
-            _refuse_page(content, url)
+        if (_is_page(response) or urlsplit(url).path.endswith(".json")) and content.lstrip()[:1] == b"<":
+            raise InterceptedError(f"{shown(url)}: {_PAGE}")
         return Answer(content, etag, modified)
 
     def _body(self, response: urllib3.BaseHTTPResponse, url: str, limit: int, partial: Partial) -> None:
@@ -262,6 +263,8 @@ class Transport:
                 )
             announced = response.headers.get("Content-Length", "")
             if announced.isdigit() and int(announced[:18]) > limit - len(partial.content):
+                if _is_page(response):
+                    raise InterceptedError(f"{shown(url)}: {_PAGE}")
                 raise TooLargeError(
                     f"{shown(url)}: {announced[:18]} bytes are announced, more than the {limit} accepted"
                 )
@@ -361,9 +364,8 @@ class Transport:
         self.server_time = moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
 
 
-def _refuse_page(content: bytes, url: str) -> None:
-    if content.lstrip()[:1] == b"<":
-        raise InterceptedError(f"{shown(url)}: a web page came instead of what a repository has there")
+def _is_page(response: urllib3.BaseHTTPResponse) -> bool:
+    return response.headers.get("Content-Type", "").lower().startswith("text/html")
 
 
 def _begins(content_range: str) -> int:
