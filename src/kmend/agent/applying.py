@@ -5,7 +5,18 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from kmend.agent import checking, failpoint, health, hooks, kernellog, preflight, stopping, tending, transitions
+from kmend.agent import (
+    checking,
+    examination,
+    failpoint,
+    health,
+    hooks,
+    kernellog,
+    preflight,
+    stopping,
+    tending,
+    transitions,
+)
 from kmend.agent.choice import Obstacle
 from kmend.agent.errors import (
     BlockedError,
@@ -26,6 +37,10 @@ from kmend.trust.errors import MismatchError
 from kmend.trust.signer import signer_of
 
 _KERNEL_SAYS = {
+    errno.EACCES: (
+        "a security module does not let this process load modules",
+        "see its log (ausearch -m avc for SELinux), and kmend preflight",
+    ),
     errno.EPERM: (
         "the kernel does not let this process load modules",
         "see what confines it: SystemCallFilter and ProtectKernelModules of its service, or a security module",
@@ -184,12 +199,12 @@ def apply(
     """
     session.journal.begin_preflight()
     view = session.kernel.view()
-    targets = {target.name: session.kernel.module_build_id(target.name) for target in manifest.objects}
-    _refuse(
-        preflight.load_refusals(
-            session.facts(), session.config.policy, view, session.running, manifest, targets, signed=bool(signature)
-        )
-    )
+    refuse_if_stopped(session)
+    examined = examination.examine(session, manifest, signed=bool(signature))
+    for finding in examined.findings:
+        if not finding.fatal and not finding.code.endswith("-unknown"):
+            session.say(finding.message)
+    _refuse(tuple(finding for finding in examined.findings if finding.fatal))
     if sha256_hex(module) != manifest.module.sha256:
         raise MismatchError(f"the module of level {manifest.level} is not the one that its manifest names")
     joined = module_signature.join(module, signature) if signature else module

@@ -17,7 +17,16 @@ from kmend.agent import checking, render, status, stopping
 from kmend.agent.applying import Update, update
 from kmend.agent.booting import boot
 from kmend.agent.config import Config, read_config
-from kmend.agent.errors import AgentError, BusyError, ConfigError, StoppedError, TerminatedError
+from kmend.agent.errors import (
+    AgentError,
+    BusyError,
+    ConfigError,
+    NotPossibleError,
+    PreflightError,
+    StoppedError,
+    TerminatedError,
+)
+from kmend.agent.examination import examine
 from kmend.agent.lock import held
 from kmend.agent.removal import before_removal
 from kmend.agent.returning import rollback, unload
@@ -89,6 +98,8 @@ def command_line() -> argparse.ArgumentParser:
     add("check", "ask the repository what is new, and change nothing")
     command = add("update", "load the newest level that this host may load")
     command.add_argument("--level", type=int, help="load this level, even if it is in quarantine")
+    command = add("preflight", "say everything that speaks against loading a level on this host now; changes nothing")
+    command.add_argument("--level", type=int, help="this level, instead of the one that update would load")
     add(
         "boot",
         "load again a level that ran well on this host; for the start of the machine, needs no network and no clock",
@@ -203,6 +214,21 @@ def _update_text(result: Update) -> str:
     )
 
 
+def _preflight(options: argparse.Namespace, session: Session) -> int:
+    view = session.kernel.view()
+    last = checking.last_check(session)
+    manifest = checking.outlook(session, view, last).manifest
+    if options.level is not None:
+        known = (*session.store.manifests(session.running.build_id), *(last.newer if last is not None else ()))
+        manifest = next((item for item in known if item.level == options.level), None)
+        if manifest is None:
+            raise NotPossibleError(f"level {options.level} is not known on this host", hint="kmend check asks for it")
+    kept = session.store.module(manifest) if manifest is not None else None
+    examined = examine(session, manifest, signed=kept is None or bool(kept[1]))
+    _print(options, examined, lambda: render.preflight(examined))
+    return 0 if examined.fit else PreflightError.exit_status
+
+
 def _boot(options: argparse.Namespace, session: Session) -> int:
     result = boot(session)
     _print(options, result, lambda: result.message)
@@ -269,6 +295,7 @@ def _internal(act: str, host: Host) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Session], int]] = {
     "check": _check,
     "update": _update,
+    "preflight": _preflight,
     "boot": _boot,
     "rollback": _rollback,
     "unload": _unload,

@@ -49,11 +49,16 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One reason not to go on: a code for machines, a sentence and a hint for people."""
+    """One reason not to go on: a code for machines, a sentence and a hint for people.
+
+    Attributes:
+        fatal: False for what a person should know and what does not keep a level out.
+    """
 
     code: str
     message: str
     hint: str = ""
+    fatal: bool = True
 
 
 def gather(paths: Paths, kernel: LiveKernel) -> Facts:

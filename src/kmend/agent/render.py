@@ -6,6 +6,7 @@ import datetime
 import textwrap
 from collections.abc import Iterable
 
+from kmend.agent.examination import Examined
 from kmend.agent.history import Record
 from kmend.agent.quarantine import Entry
 from kmend.agent.status import LivepatchStatus, Status
@@ -80,6 +81,17 @@ def quarantine(entries: Iterable[Entry]) -> str:
     """The quarantine for people."""
     rows = [f"{moment(entry.at)}  level {entry.level} ({entry.cause.value}): {entry.message}" for entry in entries]
     return "\n".join(rows) or "nothing is in quarantine"
+
+
+def preflight(examined: Examined) -> str:
+    """What speaks against a load, the worst first."""
+    what = f"level {examined.level}" if examined.level else "no level is waiting; the host"
+    rows = [f"{what}: {'nothing keeps it out' if examined.fit else 'cannot be loaded now'}"]
+    for finding in examined.findings:
+        rows.append(f"  {'no ' if finding.fatal else '  '} {finding.code}: {finding.message}")
+        if finding.hint:
+            rows.append(f"        {finding.hint}")
+    return "\n".join(rows)
 
 
 def moment(at: int) -> str:
