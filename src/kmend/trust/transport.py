@@ -173,6 +173,8 @@ class Transport:
                 if isinstance(problem, UnreachableError):
                     problem.retry_after = passing.retry_after
                 wait = retrying.pause(attempt, self._draw(), retry_after=passing.retry_after)
+                if wait is None:
+                    problem.hint = f"the server asks to be left alone for {passing.retry_after:.0f} s; try again then"
                 if attempt >= self._network.attempts or wait is None or wait >= self._deadline.remaining:
                     raise problem from None
                 _logger.info("%s; asking again in %.1f s", problem.message, wait)

@@ -86,6 +86,7 @@ def test_long_retry_after_is_handed_on() -> None:
     with serving(lambda _: reply(429, Retry_After="3600")) as server, pytest.raises(UnreachableError) as caught:
         quick().get(f"{server.url}/a", 10)
     assert caught.value.retry_after == 3600
+    assert "left alone for 3600 s" in caught.value.hint
     assert len(server.requests) == 1
 
 
