@@ -22,6 +22,7 @@ from kmend.core import durable
 from kmend.core.document import decode, encode
 from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.manifest import sha256_hex
+from kmend.trust.addresses import shown
 from kmend.trust.errors import DeniedError, MissingError
 from kmend.trust.transport import Answer, Transport
 
@@ -36,7 +37,7 @@ class Note:
     """`conditions.json`: what the server said of the timestamp that is kept, and when a root was last looked for.
 
     Attributes:
-        url: of the timestamp.
+        url: of the timestamp, without user and password.
         timestamp: SHA-256 of its content.
         root_looked_for: this host's clock, in seconds since 1970-01-01 UTC.
     """
@@ -105,7 +106,7 @@ class MetadataFetcher(FetcherInterface):
         if self._answer is None:
             return
         note = Note(
-            self._timestamp_url,
+            shown(self._timestamp_url),
             sha256_hex(self._answer.content),
             self._answer.etag,
             self._answer.modified,
@@ -143,7 +144,7 @@ class MetadataFetcher(FetcherInterface):
         with contextlib.suppress(SystemProblemError, MalformedError):
             note = decode(Note, durable.read_bounded(self._file, max_bytes=_MAX_NOTE), max_bytes=_MAX_NOTE)
             printable = all(text.isascii() and text.isprintable() for text in (note.etag, note.modified))
-            if note.url == self._timestamp_url and note.timestamp == sha256_hex(self._kept) and printable:
+            if note.url == shown(self._timestamp_url) and note.timestamp == sha256_hex(self._kept) and printable:
                 return note
         return None
 
