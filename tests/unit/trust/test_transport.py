@@ -341,7 +341,8 @@ def test_proxy_that_is_not_there() -> None:
         quick(Network(proxy=f"http://127.0.0.1:{proxy.port}", connect=1)).get("http://patches.example/a", 10)
 
 
-def test_tunnel_through_a_proxy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_tunnel_through_a_proxy(tmp_path: Path, scheme: str) -> None:
     authority = Authority(tmp_path)
     with serving(lambda _: reply(200, b"here"), authority.server("patches.example")) as server:
 
@@ -350,7 +351,7 @@ def test_tunnel_through_a_proxy(tmp_path: Path) -> None:
             assert request.headers["proxy-authorization"] == "Basic dXNlcjpwYXNz"
             return [b"HTTP/1.1 200 Connected\r\n\r\n", tunnel(server.port)]
 
-        with serving(script) as proxy:
-            network = Network(proxy=f"http://user:pass@127.0.0.1:{proxy.port}", ca_file=str(authority.file()))
+        with serving(script, authority.server("127.0.0.1") if scheme == "https" else None) as proxy:
+            network = Network(proxy=f"{scheme}://user:pass@127.0.0.1:{proxy.port}", ca_file=str(authority.file()))
             assert quick(network).get("https://patches.example/a", 10).content == b"here"
     assert "proxy-authorization" not in server.requests[0].headers
