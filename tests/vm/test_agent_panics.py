@@ -87,7 +87,7 @@ def offer(host: Host, repository: Path) -> None:
 
 
 def holds(host: Host) -> None:
-    """Over the reboot: level 3 is blamed, level 1 comes back by itself, and neither 3 nor a level with its new fixes is loaded."""
+    """Over the reboot: level 3 is blamed, level 1 comes back, and neither 3 nor a level with its new fixes is loaded."""
     one = host.published.names[0]
     with pytest.raises(lab.PanicError):
         host.vm.wait_end(180)
