@@ -139,6 +139,7 @@ def update(session: Session, level: int | None) -> Update:
         old = session.journal.opened.level
         session.say(f"level {old} is still in transition: it is taken off again, then level {chosen.level} is loaded")
         transitions.reverse(session, f"level {chosen.level} came while level {old} was in transition")
+    _let_its_module_go(session, chosen, module, signature)
     applied = apply(session, chosen, module, signature, cause="update")
     if level is not None:
         # A person named it, and it went in: what was held against it is answered.
@@ -285,6 +286,27 @@ def watch_transition(session: Session) -> None:
         )
     if failure:
         session.say(f"level {intent.level} is in force, but {failure}")
+
+
+def wait_until_gone(session: Session, module: str) -> None:
+    """Wait, for somewhat longer than the delay, until a module out of use is removed; it may still be there afterwards."""
+    deadline = session.clock.uptime() + session.config.timing.remove_after + 10
+    while session.clock.uptime() < deadline:
+        session.remove_due()
+        if session.kernel.view().module(module) is None:
+            return
+        session.clock.sleep(0.5)
+
+
+def _let_its_module_go(session: Session, manifest: Manifest, module: bytes, signature: bytes) -> None:
+    """Wait until a level's own module, which lingers from before, is removed: a resident one cannot be loaded again."""
+    name = manifest.module.name
+    if name not in session.kernel.view().idle_modules or manifest.pinned:
+        return
+    # Whether it may be removed stands in the manifest that is kept.
+    session.store.keep(manifest, module, signature)
+    session.say(f"module {name} is still resident from before; once it is removed it can be loaded again")
+    wait_until_gone(session, name)
 
 
 def _load(session: Session, manifest: Manifest, joined: bytes, digest: str, signature: bytes) -> None:

@@ -1,8 +1,9 @@
 """Named points at which a test lets the agent die, so that every step's crash safety is proven and not believed.
 
-`KMEND_FAILPOINT=<name>` kills the process with SIGKILL at that point; `<name>:term` sends SIGTERM to it instead, and
-`<name>:power` makes the kernel reset the machine at once, without syncing disks (`b` to `/proc/sysrq-trigger`). Without
-the variable a point costs one look-up.
+`KMEND_FAILPOINT=<name>` kills the process with SIGKILL at that point; `<name>:term` sends SIGTERM to it instead,
+`<name>:stop` SIGSTOP, so that the world can be changed around it before it goes on, and `<name>:power` makes the kernel reset
+the machine at once, without syncing disks (`b` to `/proc/sysrq-trigger`). `trace:<file>` only writes down which points are
+passed. Without the variable a point costs one look-up.
 """
 
 from __future__ import annotations
@@ -26,9 +27,15 @@ ACTS = (
     "reverse.after",
     "remove.before",
     "remove.after",
+    "clear.before",
+    "clear.after",
+    "note.before",
+    "note.after",
     "publish.before",
 )
 """Points around acts that are not changes of the journal (those have `<change>.before`, `.written`, `.after`)."""
+
+_SIGNALS = {"term": signal.SIGTERM, "stop": signal.SIGSTOP}
 
 
 def reach(name: str) -> None:
@@ -37,9 +44,12 @@ def reach(name: str) -> None:
     if not wanted:
         return
     point, _, manner = wanted.partition(":")
+    if point == "trace":
+        with Path(manner).open("a", encoding="ascii") as stream:
+            stream.write(f"{name}\n")
     if point != name:
         return
     if manner == "power":
         Path("/proc/sysrq-trigger").write_bytes(b"b")
         signal.pause()
-    os.kill(os.getpid(), signal.SIGTERM if manner == "term" else signal.SIGKILL)
+    os.kill(os.getpid(), _SIGNALS.get(manner, signal.SIGKILL))

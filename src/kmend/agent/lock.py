@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -32,13 +34,15 @@ def held(path: Path, command: str, clock: Clock, *, wait: float = WAIT_SECONDS) 
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as problem:
-        raise SystemProblemError(
-            f"cannot open the lock {path}: {problem.strerror}", hint="run kmend as root"
-        ) from problem
+        hint = "run kmend as root" if problem.errno in (errno.EACCES, errno.EPERM) else f"make {path.parent} writable"
+        raise SystemProblemError(f"cannot open the lock {path}: {problem.strerror}", hint=hint) from problem
     try:
         _take(descriptor, clock, wait)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {command}\n".encode(), 0)
+        with contextlib.suppress(
+            OSError
+        ):  # the holder's name is only for people: a full /run keeps nobody from working
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {command}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -163,10 +163,7 @@ def _status(options: argparse.Namespace, host: Host) -> int:
     try:
         if _may_write(host):
             with held(host.paths.run / "lock", "status", host.clock, wait=0.5):
-                session = Session(host, config, _say)
-                session.recover()
-                document = status.describe(session, repository=config.repository.url)
-                status.publish(session, document)
+                document = _recovered_status(Session(host, config, _say))
         else:
             document = status.describe(Session(host, config, _say), repository=config.repository.url)
     except BusyError as caught:
@@ -178,6 +175,20 @@ def _status(options: argparse.Namespace, host: Host) -> int:
     if not options.exit_code:
         return 0
     return 60 if problem is not None else document.exit_code
+
+
+def _recovered_status(session: Session) -> status.Status:
+    """Status after recovery; a disk on which nothing can be recorded hides nothing."""
+    try:
+        session.recover()
+    except SystemProblemError as problem:
+        _say(f"what has happened cannot be recorded: {problem.message}")
+    document = status.describe(session, repository=session.config.repository.url)
+    try:
+        status.publish(session, document)
+    except SystemProblemError as problem:
+        _say(f"cannot publish the state: {problem.message}")
+    return document
 
 
 def _may_write(host: Host) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmend.agent import statefile
+from kmend.agent import failpoint, statefile
 from kmend.core.manifest import Manifest
 
 
@@ -87,7 +87,9 @@ class Quarantine:
         """Remove the entries of one module, or all; returns what was removed."""
         removed = tuple(entry for entry in self.entries() if module in (None, entry.module))
         if removed:
+            failpoint.reach("clear.before")
             self._save(tuple(entry for entry in self.entries() if entry not in removed))
+            failpoint.reach("clear.after")
         return removed
 
     def remove_by_intent(self, intent: str) -> None:

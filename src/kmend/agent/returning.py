@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kmend.agent import checking, choice, failpoint, transitions
-from kmend.agent.applying import Applied, apply, check_host, finish_pending, place_hold, refuse_if_stopped
+from kmend.agent.applying import (
+    Applied,
+    apply,
+    check_host,
+    finish_pending,
+    place_hold,
+    refuse_if_stopped,
+    wait_until_gone,
+)
 from kmend.agent.choice import RollbackPlan, Way
 from kmend.agent.errors import NotPossibleError, PendingError, TerminatedError
 from kmend.agent.journal import new_id
@@ -125,7 +133,7 @@ def unload(session: Session, *, wait: bool) -> Unloaded:
         session.say(
             f"module {name} is removed in {session.config.timing.remove_after} s, when no task can return into it"
         )
-        _wait_until_gone(session, name)
+        wait_until_gone(session, name)
     resident = session.kernel.view().module(name) is not None
     return Unloaded(loaded.level, name, reopened, seconds, resident)
 
@@ -232,21 +240,12 @@ def _wait_for_removal(session: Session, plan: RollbackPlan) -> None:
             f"module {plan.wait_for} of that level is still resident from before; it can be removed in "
             f"{plan.wait_seconds} s, then loaded again"
         )
-    _wait_until_gone(session, plan.wait_for)
+    wait_until_gone(session, plan.wait_for)
     if session.kernel.view().module(plan.wait_for) is not None:
         raise NotPossibleError(
             f"module {plan.wait_for} cannot be removed, so it cannot be loaded again",
             hint="somebody uses it; see lsmod",
         )
-
-
-def _wait_until_gone(session: Session, module: str) -> None:
-    deadline = session.clock.uptime() + session.config.timing.remove_after + 10
-    while session.clock.uptime() < deadline:
-        session.remove_due()
-        if session.kernel.view().module(module) is None:
-            return
-        session.clock.sleep(0.5)
 
 
 def _take_off(session: Session, loaded: Manifest, *, cause: str, hold: Entry) -> float:

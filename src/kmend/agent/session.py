@@ -277,7 +277,10 @@ class Session:
         known = residents.load(path)
         seen = residents.observe(self.kernel.view(), known, self.clock.uptime())
         if seen != known:
-            statefile.save(path, seen)
+            try:
+                statefile.save(path, seen)
+            except SystemProblemError as problem:  # then their delay only counts from a later command on
+                _logger.warning("%s", problem.message)
         return seen
 
     def remove_due(self) -> None:
@@ -305,8 +308,9 @@ class Session:
 
     def note_shutdown(self) -> None:
         """Record that the host shuts down in order, so that an open intent is not taken for a crash."""
-        durable.make_folder(self.paths.state)
+        failpoint.reach("note.before")
         statefile.save(self.paths.state / "shutdown.json", CleanShutdown(self.boot_id, self.clock.now()))
+        failpoint.reach("note.after")
 
     def soaking_until(self) -> int | None:
         """The uptime at which the soak ends; None if no level soaks."""

@@ -26,7 +26,12 @@ _logger = logging.getLogger(__name__)
 
 def settle(host: Host) -> None:
     """Sleep until something is due, do it under the lock, and end when nothing is due any more; only one runs at a time."""
-    descriptor = os.open(host.paths.run / "settle.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    path = host.paths.run / "settle.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as problem:
+        _logger.warning("cannot open %s: %s", path, problem.strerror)
+        return
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

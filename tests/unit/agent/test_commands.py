@@ -120,6 +120,16 @@ def test_rollback_waits_for_a_module_that_lingers(machine: Machine, published: P
     assert machine.kernel.noted("removals") == [published.levels[1].module.name]
 
 
+def test_update_waits_for_its_own_module_that_lingers(machine: Machine, published: Published) -> None:
+    machine.must("update", "--level", "2")
+    machine.must("unload", "--no-wait")
+    name = published.levels[2].module.name
+    assert name in machine.json("status")["resident_modules"]
+    machine.must("update", "--level", "2")
+    assert "still resident from before" in machine.err
+    assert machine.json("status")["livepatch"]["module"] == name
+
+
 def test_rollback_with_a_gap_prints_the_unprotected_seconds(machine: Machine, published: Published) -> None:
     machine.must("update")
     document = machine.json("rollback", "--to", "2", "--unload-first")

@@ -88,6 +88,8 @@ SCENARIOS = {
         Scenario("taken-off-by-another", (ONE,), ("check",), vanish),
         Scenario("after-a-crash", (ONE,), ("check",), lambda machine: machine.kernel.boot()),
         Scenario("after-a-shutdown", (ONE,), ("check",), shut_down),
+        Scenario("quarantine-clear", (ONE, ("unload",)), ("quarantine", "clear")),
+        Scenario("shutdown", (ONE,), ("internal", "note-shutdown")),
     )
 }
 
@@ -139,6 +141,8 @@ PASSES: dict[str, set[str]] = {
     "taken-off-by-another": moments("lapse") | {"publish.before"},
     "after-a-crash": moments("condemn") | {"publish.before"},
     "after-a-shutdown": moments("conclude_nothing") | {"publish.before"},
+    "quarantine-clear": {"clear.before", "clear.after", "publish.before"},
+    "shutdown": {"note.before", "note.after"},
 }
 
 
