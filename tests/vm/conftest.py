@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from tests.unit.trust.loopback import serving
+from tests.vm.faulted import TAINT_WARN, Front, Struck
 from tests.vm.published import Published, publish
 
 from kmend import lab
+from kmend.agent.recovery import TAINT_DIE
 from kmend.factory.kernels.packages import choose_kernel, fetch_package, kernel_packages
 
 KERNELS = (
@@ -28,3 +33,29 @@ def kernel() -> lab.UnpackedKernel:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """Two levels and the agent, made once for all tests that want them."""
     return publish(tmp_path_factory.mktemp("agent"))
+
+
+@pytest.fixture(scope="session")
+def struck_guest(published: Published) -> Iterator[Struck]:
+    """One guest for all faults, which reaches a server of ours."""
+    with serving(Front.script) as server:
+        front = Front(server)
+        network = lab.Network(to_host=(front.port,))
+        with lab.boot(published.kernel, lab.Shape.FULL, network=network) as vm:
+            host = Struck(vm, published, front)
+            host.install()
+            yield host
+
+
+@pytest.fixture
+def struck(struck_guest: Struck) -> Struck:
+    """That guest, its kernel without livepatch and complaint, the agent as right after installing."""
+    vm = struck_guest.vm
+    if not vm.running:
+        vm.start()
+    if struck_guest.tainted() & (TAINT_WARN | TAINT_DIE):
+        vm.power_off()
+        vm.start()
+    struck_guest.fresh()
+    struck_guest.configure()
+    return struck_guest

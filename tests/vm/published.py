@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from demo.scenario import FIXES, Scenario, choose
+from tests.fixmaker import Edit, FixMaker
 
 from kmend import lab
 from kmend.core.document import decode
@@ -59,3 +61,17 @@ def _derive(scenario: Scenario, folder: Path, number: int) -> Path:
     words = ["derive", "--from", scenario.kernel.package or "", "--to", scenario.fixed_in, "--file", fix.file]
     run([FACTORY, *words, "--function", fix.function, "--cve", fix.cve, "-o", patch], timeout=900)
     return patch
+
+
+def publish_third(published: Published, maker: FixMaker, folder: Path, edit: Edit) -> Path:
+    """A copy of the repository, in `folder`, with a level 3, whose fix `edit` is; the build is beside it, in `level-3`."""
+    shutil.copytree(published.folder / "repository", folder / "repository")
+    patch = folder / "3.patch"
+    header = f"Description: {folder.name}\nOrigin: vendor\nCVE: CVE-2026-9903\n---\n"
+    patch.write_text(maker.patch([edit], header))
+    patches = [published.folder / "1.patch", published.folder / "2.patch", patch]
+    line = ["build", "--kernel", str(choose().kernel), "--level", "3", "--base", "2"]
+    run([FACTORY, *line, "-o", folder / "level-3", *patches], timeout=900)
+    keys = published.folder / "keys"
+    run([FACTORY, "publish", "--keys", keys, "--repository", folder / "repository", folder / "level-3"])
+    return folder / "repository"

@@ -22,6 +22,11 @@ ROOT = Path(__file__).parents[2]
 AGENT = "/opt/kmend/kmend"
 REPOSITORY = "/srv/repository"
 CONFIG = f'[repository]\nurl = "file://{REPOSITORY}"\n[timing]\nremove_after = 3\nsoak = 600\n'
+# Words of a command line end in NUL there; a shell whose script holds the word is not meant.
+END_CHILDREN = (
+    "for p in $(grep -lsxz settle /proc/[0-9]*/cmdline); do "
+    "p=${p#/proc/}; kill -9 ${p%/cmdline} 2>/dev/null; done; true"
+)
 
 
 class Host:
@@ -71,7 +76,7 @@ class Host:
     def fresh(self) -> None:
         """No livepatch, no state: as right after installing."""
         self.vm.sh(
-            "for p in /proc/[0-9]*; do grep -qs [i]nternal.settle $p/cmdline && kill -9 ${p#/proc/}; done\n"
+            f"{END_CHILDREN}\n"
             "cd /sys/kernel/livepatch\n"
             "for p in kmend_*; do [ -d $p ] && echo 0 > $p/enabled; while [ -d $p ]; do sleep 0.1; done; done\n"
             "for m in $(grep -o '^kmend_[^ ]*' /proc/modules); do rmmod $m; done\n"

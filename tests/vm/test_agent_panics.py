@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo.scenario import choose
 from tests.fixmaker import Edit, FixMaker
-from tests.vm.published import FACTORY, ROOT, Published
+from tests.vm.published import ROOT, Published, publish_third
 from tests.vm.test_agent import AGENT, CONFIG, Host
 
 from kmend import lab
-from kmend.core.process import run
 
-HEADER = "Description: {what}\nOrigin: vendor\nCVE: CVE-2026-99{number}\n---\n"
 AT_LOAD = """
 #include <linux/livepatch.h>
 
@@ -46,16 +42,7 @@ static void __used kmend_post_patch(struct klp_object *object)
 
 def publish_level_3(published: Published, maker: FixMaker, folder: Path, name: str, text: str) -> Path:
     """A copy of the repository with one level more, whose newest fix is `text` at the end of a file."""
-    target = folder / name
-    shutil.copytree(published.folder / "repository", target / "repository")
-    patch = target / "3.patch"
-    patch.write_text(maker.patch([Edit("fs/pipe.c", "", text)], HEADER.format(what=name, number="03")))
-    patches = [published.folder / "1.patch", published.folder / "2.patch", patch]
-    line = ["build", "--kernel", str(choose().kernel), "--level", "3", "--base", "2"]
-    run([FACTORY, *line, "-o", target / "level-3", *patches], timeout=900)
-    keys = published.folder / "keys"
-    run([FACTORY, "publish", "--keys", keys, "--repository", target / "repository", target / "level-3"])
-    return target / "repository"
+    return publish_third(published, maker, folder / name, Edit("fs/pipe.c", "", text))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +64,8 @@ def host(guest: Host) -> Host:
 def offer(host: Host, repository: Path) -> None:
     """Level 1 has soaked, and the repository has a level 3."""
     host.vm.put_bytes(CONFIG.replace("soak = 600", "soak = 1").encode(), "/etc/kmend/agent.toml")
+    host.vm.sh("rm -rf /srv/repository")  # that of the test before has another level 3 under the same version
+    host.vm.put(host.published.folder / "repository", "/srv/repository")
     host.kmend("update", "--level", "1")
     host.vm.run(["sleep", "2"])
     assert host.status()["state"] in ("steady", "held", "quarantined")

@@ -99,7 +99,9 @@ def _same_boot_reverting(intent: Intent, view: View) -> Recovery:
         return Recovery(Action.RESUME, f"the agent was killed before level {intent.level} was taken off again")
     if patch.enabled:
         return Recovery(
-            Action.LAPSE, f"the agent was killed before level {intent.level} was taken off; it is still in force"
+            Action.LAPSE,
+            f"the agent was killed before level {intent.level} was taken off; it is still in force",
+            undone=True,
         )
     return KEEP
 

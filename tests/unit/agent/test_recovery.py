@@ -118,3 +118,8 @@ def test_everything_but_keeping_is_explained() -> None:
     for state, patch in itertools.product(OPEN, (GONE, FORCE, COMING, LEAVING)):
         found = after(state, patch)
         assert found.message or found.action in (Action.KEEP, Action.SETTLE), (state, patch)
+
+
+def test_hold_of_an_unload_that_did_not_happen_is_taken_back() -> None:
+    assert after(State.REVERTING, FORCE).undone
+    assert not after(State.REVERTING, GONE).undone
