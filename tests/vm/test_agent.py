@@ -148,7 +148,7 @@ def test_replaced_module_is_removed_by_the_child(host: Host) -> None:
         f"for i in $(seq 200); do grep -q '^{host.published.names[0]} ' /proc/modules || exit 0; sleep 0.1; done; exit 1"
     )
     host.vm.sh("for i in $(seq 100); do grep -q settle /var/lib/kmend/history.jsonl && exit 0; sleep 0.1; done; exit 1")
-    assert host.status()["state"] == "idle"
+    assert host.status()["state"] == "steady"
     host.vm.sh("rm /etc/kmend/agent.toml.d/soak.toml")
 
 

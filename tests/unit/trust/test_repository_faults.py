@@ -133,6 +133,7 @@ def test_nothing_new_from_a_server_that_knows_no_conditions(repository: Path, ho
 def test_new_root_is_found_within_a_day(
     repository: Path, keys: Path, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    at(monkeypatch, NOW)
     with serving(folder(repository)) as server:
         host.check(server.url)
         before = len(server.requests)
