@@ -1,28 +1,14 @@
-"""The agent's configuration: `agent.toml`, then `agent.toml.d/*.toml` in the order of their names, later members winning."""
+"""Everything that can be configured, and what each member may be; `kmend.agent.configfiles` reads it."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from kmend.agent.errors import ConfigError
-from kmend.core import durable
-from kmend.core.document import from_plain
-from kmend.core.errors import MalformedError, SystemProblemError
+from kmend.core.errors import MalformedError
 from kmend.trust.errors import NetworkSettingsError
 from kmend.trust.proxies import read_proxies
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-MAX_CONFIG_BYTES = 256 * 1024
-MAX_DROP_INS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,47 +169,3 @@ class Config:
     timing: TimingConfig = field(default_factory=TimingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
-
-
-def read_config(folder: Path) -> Config:
-    """Read the configuration; an absent one is all defaults.
-
-    Raises:
-        ConfigError: a file cannot be read or holds what it must not; the message names file and member.
-    """
-    merged: dict[str, Any] = {}
-    sources = [folder / "agent.toml", *sorted((folder / "agent.toml.d").glob("*.toml"))[:MAX_DROP_INS]]
-    for path in sources:
-        if path.exists():
-            _merge(merged, _read(path), path)
-    try:
-        return from_plain(Config, merged)
-    except MalformedError as problem:
-        raise ConfigError(f"the configuration in {folder} is not usable: {problem.message}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(durable.read_bounded(path, max_bytes=MAX_CONFIG_BYTES).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise ConfigError(f"{path} is not valid TOML: {problem}") from None
-    except SystemProblemError as problem:
-        raise ConfigError(problem.message) from None
-
-
-def _merge(merged: dict[str, Any], tree: dict[str, Any], path: Path) -> None:
-    known = {item.name: {part.name for part in dataclasses.fields(item.default_factory())} for item in _sections()}
-    for section, members in tree.items():
-        if section not in known:
-            raise ConfigError(f"{path}: there is no section [{section}]", hint=f"sections are {', '.join(known)}")
-        if not isinstance(members, dict):
-            raise ConfigError(f"{path}: {section} must be a section")
-        for name in members:
-            if name not in known[section]:
-                hint = f"[{section}] knows {', '.join(sorted(known[section]))}"
-                raise ConfigError(f"{path}: [{section}] has no member {name}", hint=hint)
-        merged.setdefault(section, {}).update(members)
-
-
-def _sections() -> list[Any]:
-    return list(dataclasses.fields(Config))

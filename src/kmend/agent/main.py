@@ -13,10 +13,11 @@ from types import FrameType
 from typing import NoReturn
 
 from kmend import __version__
-from kmend.agent import checking, render, status, stopping
+from kmend.agent import checking, configcommand, render, status, stopping
 from kmend.agent.applying import Update, update
 from kmend.agent.booting import boot
-from kmend.agent.config import Config, read_config
+from kmend.agent.config import Config
+from kmend.agent.configfiles import load_config, read_config
 from kmend.agent.errors import (
     AgentError,
     BusyError,
@@ -118,6 +119,8 @@ def command_line() -> argparse.ArgumentParser:
     command = add("quarantine", "list or clear what this host does not load by itself")
     command.add_argument("act", choices=("list", "clear"), nargs="?", default="list")
     command.add_argument("--level", type=int, help="clear this level only")
+    command = add("config", "show the configuration and where it comes from, or check it")
+    command.add_argument("act", choices=("show", "check"))
     # For the packaging and for kmend itself; without a help text it is not offered to people.
     internal = commands.add_parser("internal")
     internal.add_argument("act", choices=("settle", "note-shutdown", "before-removal"))
@@ -128,6 +131,8 @@ def command_line() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, host: Host) -> int:
     if options.command == "internal":
         return _internal(options.act, host)
+    if options.command == "config":
+        return _config(options, host)
     if options.command == "status":
         return _status(options, host)
     prepare_folders(host.paths)
@@ -290,6 +295,20 @@ def _quarantine(options: argparse.Namespace, session: Session) -> int:
     text = "cleared: " + ", ".join(f"level {entry.level}" for entry in removed) if removed else "nothing to clear"
     _print(options, {"format": "kmend-quarantine/1", "cleared": removed}, lambda: text)
     return 0
+
+
+def _config(options: argparse.Namespace, host: Host) -> int:
+    """Looked at without the lock, and whatever the state is like."""
+    loaded = load_config(host.paths.config)
+    if options.act == "check":
+        found = configcommand.checked(loaded)
+        _print(options, found, lambda: configcommand.check_text(found))
+    else:
+        document = configcommand.configuration(loaded)
+        _print(options, document, lambda: configcommand.show_text(document))
+        for problem in loaded.problems:
+            _say(f"error: {problem}")
+    return ConfigError.exit_status if loaded.problems else 0
 
 
 def _internal(act: str, host: Host) -> int:

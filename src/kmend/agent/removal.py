@@ -10,7 +10,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from kmend.agent.config import Config, read_config
+from kmend.agent.config import Config
+from kmend.agent.configfiles import read_config
 from kmend.agent.errors import ConfigError
 from kmend.agent.lock import held
 from kmend.agent.session import Host, Session

@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 
-from kmend.agent.config import read_config
+from kmend.agent.configfiles import read_config
 from kmend.agent.errors import BusyError, PendingError
 from kmend.agent.lock import held
 from kmend.agent.session import Host, Session

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kmend.agent.checking import network
-from kmend.agent.config import read_config
+from kmend.agent.configfiles import read_config
 from kmend.agent.errors import ConfigError
 from kmend.trust.network import Network
 

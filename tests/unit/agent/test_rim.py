@@ -13,7 +13,7 @@ from tests.unit.agent.conftest import Machine
 
 from kmend.agent import lock, syscalls
 from kmend.agent.clock import Clock
-from kmend.agent.config import read_config
+from kmend.agent.configfiles import read_config
 from kmend.agent.errors import BusyError, ConfigError
 from kmend.agent.livekernel import LiveKernel
 from kmend.agent.main import main
