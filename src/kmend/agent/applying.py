@@ -365,8 +365,8 @@ def _nothing_to_do(session: Session, obstacles: tuple[Obstacle, ...]) -> Update:
         first = obstacles[0]
         raise BlockedError(
             f"level {first.level} is not loaded by itself: {first.reason}",
-            hint=f"to load it all the same: kmend update --level {first.level}; "
-            "to lift the quarantine: kmend quarantine clear",
+            hint=f"to load it all the same: kmend update --level {first.level}"
+            + ("; to lift the quarantine: kmend quarantine clear" if first.quarantined else ""),
         )
     if current is None:
         return Update(0, None, "the repository has no level for this kernel build yet")

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmend.agent import choice, statefile
+from kmend.agent import choice, policy, statefile
 from kmend.agent.config import Config
 from kmend.agent.errors import AgentError, BlockedError, ConfigError, NotPossibleError, NotSupportedError
 from kmend.agent.livekernel import View
+from kmend.agent.policy import Publication
 from kmend.agent.session import Session
 from kmend.core import durable
 from kmend.core.document import encode
@@ -54,6 +55,7 @@ class LastCheck:
         published: every level published for it, in rising order.
         newer: manifests that were looked at, so that `outlook` can judge anew when quarantine or kernel have changed.
         expires: when the repository's statement expires.
+        publications: of the levels in `newer`, as signed.
     """
 
     build_id: str
@@ -65,6 +67,7 @@ class LastCheck:
     published: tuple[int, ...]
     newer: tuple[Manifest, ...]
     expires: int
+    publications: tuple[Publication, ...] = ()
     format: str = "kmend-last-check/1"
 
 
@@ -145,6 +148,7 @@ def recorded(session: Session) -> Iterator[None]:
                 published=() if unsupported or before is None else before.published,
                 newer=() if unsupported or before is None else before.newer,
                 expires=before.expires if before is not None else 0,
+                publications=() if unsupported or before is None else before.publications,
             ),
         )
         raise
@@ -167,7 +171,8 @@ def find(session: Session, repository: Repository) -> tuple[choice.Choice, dict[
             looked_at.append(manifest)
             yield manifest
 
-    answer = _choose(session, view, loaded, candidates())
+    publications = tuple(Publication(level, records[level].published, records[level].channel) for level in newer)
+    answer = _choose(session, view, loaded, candidates(), publications)
     now = session.clock.now()
     _save(
         session,
@@ -181,6 +186,7 @@ def find(session: Session, repository: Repository) -> tuple[choice.Choice, dict[
             published=tuple(sorted(records)),
             newer=_bounded(looked_at),
             expires=repository.freshness.expires,
+            publications=publications,
         ),
     )
     return answer, records
@@ -229,14 +235,27 @@ def outlook(session: Session, view: View, last: LastCheck | None) -> choice.Choi
     floor = loaded.level if loaded is not None else 0
     known = {manifest.level: manifest for manifest in (*session.store.manifests(session.running.build_id), *last.newer)}
     newer = (known[level] for level in sorted(known, reverse=True) if level > floor and level in last.published)
-    return _choose(session, view, loaded, newer)
+    return _choose(session, view, loaded, newer, last.publications)
 
 
-def _choose(session: Session, view: View, loaded: Manifest | None, newer: Iterable[Manifest]) -> choice.Choice:
+def _choose(
+    session: Session,
+    view: View,
+    loaded: Manifest | None,
+    newer: Iterable[Manifest],
+    publications: tuple[Publication, ...],
+) -> choice.Choice:
     if view.current is not None and loaded is None:
         reason = f"{view.current.name} is loaded and neither this host nor the repository knows it"
         return choice.Choice(None, tuple(choice.Obstacle(manifest.level, reason) for manifest in newer))
-    return choice.choose(newer, loaded, session.quarantine.entries())
+    known = {publication.level: publication for publication in publications}
+    now = session.clock.now()
+
+    def withheld(manifest: Manifest) -> tuple[policy.Withheld, ...]:
+        publication = known.get(manifest.level, Publication(manifest.level, 0))
+        return policy.withholding(session.config.apply, publication, now)
+
+    return choice.choose(newer, loaded, session.quarantine.entries(), withheld)
 
 
 def _bounded(manifests: list[Manifest]) -> tuple[Manifest, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kmend.agent.livekernel import View
+from kmend.agent.policy import Withheld
 from kmend.agent.quarantine import Entry, blocking
 from kmend.agent.residents import Residents
 from kmend.core.manifest import Manifest, missing_fixes
@@ -18,11 +19,15 @@ class Obstacle:
 
     Attributes:
         quarantined: this host's quarantine is the reason.
+        rules: of this host's policy that withhold it, if nothing else is the reason.
+        cves: what it would close besides.
     """
 
     level: int
     reason: str
     quarantined: bool = False
+    rules: tuple[Withheld, ...] = ()
+    cves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +43,30 @@ class Choice:
     obstacles: tuple[Obstacle, ...] = ()
 
 
-def choose(newer: Iterable[Manifest], loaded: Manifest | None, entries: Sequence[Entry]) -> Choice:
+def choose(
+    newer: Iterable[Manifest],
+    loaded: Manifest | None,
+    entries: Sequence[Entry],
+    withheld: Callable[[Manifest], tuple[Withheld, ...]] = lambda manifest: (),
+) -> Choice:
     """The newest level that this host may load by itself.
 
     Args:
         newer: levels above the loaded one, newest first; consumed only as far as needed.
         loaded: the level in force, None if none is.
         entries: the quarantine.
+        withheld: the rules of this host's policy that withhold a level.
     """
     obstacles: list[Obstacle] = []
     for candidate in newer:
         reason = obstacle(candidate, loaded, entries)
-        if not reason:
+        rules = withheld(candidate) if not reason else ()
+        if not reason and not rules:
             return Choice(candidate, tuple(obstacles))
-        quarantined = not regression(candidate, loaded)
-        obstacles.append(Obstacle(candidate.level, reason, quarantined))
+        quarantined = bool(reason) and not regression(candidate, loaded)
+        closes = tuple(cve for cve in candidate.cves if loaded is None or cve not in loaded.cves)
+        said = reason or "; ".join(rule.reason for rule in rules)
+        obstacles.append(Obstacle(candidate.level, said, quarantined, rules, closes))
     return Choice(None, tuple(obstacles))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from kmend.agent.policy import ApplyPolicy
 from kmend.core.errors import MalformedError
 from kmend.trust.errors import NetworkSettingsError
 from kmend.trust.proxies import read_proxies
@@ -166,6 +167,7 @@ class Config:
 
     repository: RepositoryConfig = field(default_factory=RepositoryConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    apply: ApplyPolicy = field(default_factory=ApplyPolicy)
     timing: TimingConfig = field(default_factory=TimingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)

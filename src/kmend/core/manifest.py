@@ -311,12 +311,14 @@ class LevelRecord:
 
     Attributes:
         published: when, in seconds since 1970-01-01 UTC.
+        channel: only for hosts that take this channel; empty for all.
     """
 
     level: int
     manifest: FileRecord
     module: FileRecord
     published: int
+    channel: str = ""
 
     def __post_init__(self) -> None:
         check_level(self.level)

@@ -275,6 +275,7 @@ class Publisher:
                 manifest=FileRecord(sha256_hex(build.manifest_content), len(build.manifest_content)),
                 module=FileRecord(manifest.module.sha256, manifest.module.size),
                 published=int(self._now.timestamp()),
+                channel=channel,
             )
             documents[build_id] = Levels(build_id, (*documents[build_id].levels, record))
             published.append(
