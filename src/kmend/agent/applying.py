@@ -13,6 +13,7 @@ from kmend.agent import (
     hooks,
     kernellog,
     preflight,
+    render,
     stopping,
     tending,
     transitions,
@@ -364,7 +365,8 @@ def _nothing_to_do(session: Session, obstacles: tuple[Obstacle, ...]) -> Update:
     if obstacles:
         first = obstacles[0]
         raise BlockedError(
-            f"level {first.level} is not loaded by itself: {first.reason}",
+            f"level {first.level} is not loaded by itself: {render.held_back(first, session.clock.now())}"
+            + (f"; withheld with it: {', '.join(first.cves)}" if first.cves else ""),
             hint=f"to load it all the same: kmend update --level {first.level}"
             + ("; to lift the quarantine: kmend quarantine clear" if first.quarantined else ""),
         )

@@ -2,16 +2,17 @@
 
 Everything comes from the record on this host: module, signature and manifest were verified when they were stored, and the
 module's digest is compared again. No clock is asked (it may be dead), no repository, no key. What stops it: kmend's own stops
-(`kmend.agent.stopping`), quarantine, and everything that preflight refuses.
+(`kmend.agent.stopping`), quarantine, a pin in the host's policy, and everything that preflight refuses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kmend.agent import choice
+from kmend.agent import checking, choice, policy
 from kmend.agent.applying import Applied, apply, check_host, refuse_if_stopped
 from kmend.agent.errors import PendingError
+from kmend.agent.policy import Publication
 from kmend.agent.session import Session
 from kmend.core.manifest import Manifest
 
@@ -67,7 +68,14 @@ def _choose(session: Session) -> tuple[Manifest | None, str]:
     ]
     if not candidates:
         return None, "no level for this kernel build has come through its soak on this host"
-    answer = choice.choose(reversed(candidates), None, session.quarantine.entries())
+    last = checking.last_check(session)
+    known = {publication.level: publication for publication in (last.publications if last is not None else ())}
+
+    def withheld(manifest: Manifest) -> tuple[policy.Withheld, ...]:
+        publication = known.get(manifest.level, Publication(manifest.level, 0))
+        return policy.pins(session.config.apply, publication)
+
+    answer = choice.choose(reversed(candidates), None, session.quarantine.entries(), withheld)
     if answer.manifest is None:
         return None, f"level {answer.obstacles[0].level} is not loaded: {answer.obstacles[0].reason}"
     return answer.manifest, ""

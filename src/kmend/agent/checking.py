@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kmend.trust.client import Repository
 
 MAX_CANDIDATES = 16
+MAX_PUBLICATIONS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class LastCheck:
         published: every level published for it, in rising order.
         newer: manifests that were looked at, so that `outlook` can judge anew when quarantine or kernel have changed.
         expires: when the repository's statement expires.
-        publications: of the levels in `newer`, as signed.
+        publications: of the newest levels, newest first, as signed.
     """
 
     build_id: str
@@ -171,7 +172,10 @@ def find(session: Session, repository: Repository) -> tuple[choice.Choice, dict[
             looked_at.append(manifest)
             yield manifest
 
-    publications = tuple(Publication(level, records[level].published, records[level].channel) for level in newer)
+    publications = tuple(
+        Publication(level, records[level].published, records[level].channel)
+        for level in sorted(records, reverse=True)[:MAX_PUBLICATIONS]
+    )
     answer = _choose(session, view, loaded, candidates(), publications)
     now = session.clock.now()
     _save(

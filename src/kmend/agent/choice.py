@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kmend.agent.livekernel import View
-from kmend.agent.policy import Withheld
+from kmend.agent.policy import Withheld, released
 from kmend.agent.quarantine import Entry, blocking
 from kmend.agent.residents import Residents
 from kmend.core.manifest import Manifest, missing_fixes
@@ -20,7 +20,8 @@ class Obstacle:
     Attributes:
         quarantined: this host's quarantine is the reason.
         rules: of this host's policy that withhold it, if nothing else is the reason.
-        cves: what it would close besides.
+        cves: what it would close besides what is closed now.
+        until: when the policy lets it go, in seconds since 1970-01-01 UTC; None if not by itself.
     """
 
     level: int
@@ -28,6 +29,7 @@ class Obstacle:
     quarantined: bool = False
     rules: tuple[Withheld, ...] = ()
     cves: tuple[str, ...] = ()
+    until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def choose(
         quarantined = bool(reason) and not regression(candidate, loaded)
         closes = tuple(cve for cve in candidate.cves if loaded is None or cve not in loaded.cves)
         said = reason or "; ".join(rule.reason for rule in rules)
-        obstacles.append(Obstacle(candidate.level, said, quarantined, rules, closes))
+        obstacles.append(Obstacle(candidate.level, said, quarantined, rules, closes, released(rules)))
     return Choice(None, tuple(obstacles))
 
 

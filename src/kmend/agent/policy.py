@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from kmend.agent import windows
 from kmend.core.errors import MalformedError
+from kmend.core.manifest import check_channel
 
 _HOLD = re.compile(r"(?P<count>[0-9]{1,5})(?P<unit>[hd])")
 MAX_HOLD_HOURS = 366 * 24
-_CHANNEL = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 class Rule(str, enum.Enum):
@@ -61,8 +61,8 @@ class ApplyPolicy:
             raise MalformedError(f"there are {len(self.windows)} windows; {windows.MAX_WINDOWS} are accepted")
         for text in self.windows:
             windows.parse_window(text)
-        if self.channel and not _CHANNEL.fullmatch(self.channel):
-            raise MalformedError(f"{self.channel[:40]!r} is not a channel's name: small letters, digits and -")
+        if self.channel:
+            check_channel(self.channel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,9 @@ def withholding(policy: ApplyPolicy, publication: Publication, now: int) -> tupl
     pinned = pinned_until(policy)
     if pinned is not None and publication.published >= pinned:
         found.append(Withheld(Rule.PIN_DATE, None, f"this host is pinned to what was published by {policy.pin_date}"))
-    ripe = publication.published + hold_seconds(policy.hold)
-    if now < ripe and policy.hold:
+    hold = hold_seconds(policy.hold)
+    ripe = publication.published + hold
+    if hold and now < ripe:
         found.append(Withheld(Rule.HOLD, ripe, f"it is held for {policy.hold} after its publication"))
     if policy.windows:
         parsed = [windows.parse_window(text) for text in policy.windows]
@@ -143,6 +144,12 @@ def withholding(policy: ApplyPolicy, publication: Publication, now: int) -> tupl
             opens = windows.next_open(parsed, policy.timezone, max(now, ripe))
             found.append(Withheld(Rule.WINDOW, opens, f"no maintenance window is open ({policy.timezone})"))
     return tuple(found)
+
+
+def pins(policy: ApplyPolicy, publication: Publication) -> tuple[Withheld, ...]:
+    """The rules that keep even what ran here before from coming back at boot: a pin, but not the time of day or a hold."""
+    rules = withholding(policy, publication, publication.published)
+    return tuple(rule for rule in rules if rule.rule in (Rule.PIN_LEVEL, Rule.PIN_DATE))
 
 
 def released(rules: tuple[Withheld, ...]) -> int | None:

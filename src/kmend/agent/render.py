@@ -6,6 +6,7 @@ import datetime
 import textwrap
 from collections.abc import Iterable
 
+from kmend.agent.choice import Obstacle
 from kmend.agent.examination import Examined
 from kmend.agent.history import Record
 from kmend.agent.quarantine import Entry
@@ -55,7 +56,9 @@ def status(document: Status, paint: Painter) -> str:
     if document.stopped:
         lines += _rows("stopped", f"nothing is loaded: {document.stopped}")
     for obstacle in document.blocked:
-        lines += _rows("held back", f"level {obstacle.level}: {obstacle.reason}")
+        lines += _rows("held back", f"level {obstacle.level}: {held_back(obstacle, document.generated)}")
+        if obstacle.cves:
+            lines += _rows("", f"withholds {', '.join(obstacle.cves)}")
     if document.other_livepatches:
         lines += _rows("others", f"livepatches that are not kmend's: {', '.join(document.other_livepatches)}")
     if document.resident_modules:
@@ -92,6 +95,25 @@ def preflight(examined: Examined) -> str:
         if finding.hint:
             rows.append(f"        {finding.hint}")
     return "\n".join(rows)
+
+
+def held_back(obstacle: Obstacle, now: int) -> str:
+    """Why a level is not loaded by itself, and for how long."""
+    if not obstacle.rules:
+        return obstacle.reason
+    if obstacle.until is None:
+        return f"{obstacle.reason}; until the configuration changes"
+    return f"{obstacle.reason}; until {moment(obstacle.until)}, {duration(obstacle.until - now)} from now"
+
+
+def duration(seconds: int) -> str:
+    """A length of time in its two largest units."""
+    days, rest = divmod(max(0, seconds), 86_400)
+    hours, rest = divmod(rest, 3600)
+    if days:
+        return f"{days} d {hours} h"
+    minutes = -(-rest // 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def moment(at: int) -> str:

@@ -14,6 +14,7 @@ LEVELS_FORMAT = "kmend-levels/1"
 MAX_LEVEL = 999_999
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MODULE_NAME = re.compile(r"kmend_[0-9]{1,6}_[0-9a-f]{8}")
+_CHANNEL = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _OBJECT_NAME = re.compile(r"[A-Za-z0-9_]{1,55}")
 _SYMBOL_NAME = re.compile(r"[A-Za-z0-9_.$]{1,511}")
@@ -37,6 +38,13 @@ def check_level(level: int) -> int:
     if not 1 <= level <= MAX_LEVEL:
         raise MalformedError(f"{level} is not a level: levels are 1 to {MAX_LEVEL}")
     return level
+
+
+def check_channel(name: str) -> str:
+    """`name`, if it is a channel's; raises MalformedError otherwise."""
+    if not _CHANNEL.fullmatch(name):
+        raise MalformedError(f"{name[:40]!r} is not a channel's name: small letters, digits and -, at most 32")
+    return name
 
 
 def module_name(level: int, digest: str) -> str:
@@ -322,6 +330,8 @@ class LevelRecord:
 
     def __post_init__(self) -> None:
         check_level(self.level)
+        if self.channel:
+            check_channel(self.channel)
 
 
 @dataclass(frozen=True, slots=True)

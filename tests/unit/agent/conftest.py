@@ -35,12 +35,12 @@ class Published:
     levels: dict[int, Manifest]
 
 
-def publish(folder: Path, keys: Path, levels: list[tuple[Manifest, bytes]]) -> None:
+def publish(folder: Path, keys: Path, levels: list[tuple[Manifest, bytes]], channel: str = "") -> None:
     """Publish levels with the keys in `keys`."""
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     builds = [write_build(folder.parent / f"{folder.name}-{item[0].module.name}", *item) for item in levels]
     key_folder = KeyFolder(keys, lambda path: b"")
-    Publisher(folder, key_folder, now=now).publish([read_build(build) for build in builds])
+    Publisher(folder, key_folder, now=now).publish([read_build(build) for build in builds], channel=channel)
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import zoneinfo
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.agent.conftest import Machine
-from tests.unit.agent.simulated import EPOCH
+from tests.unit.agent.conftest import CVES, Machine, Published, configure_for, publish
+from tests.unit.sample_livepatch import livepatch
 
 from kmend.agent import windows
 from kmend.agent.policy import ApplyPolicy, Publication, Rule, hold_seconds, released, withholding
@@ -46,7 +47,9 @@ def test_windows_are_read(text: str, expected: Window) -> None:
     assert parse_window(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "02:00", "Xyz 02:00-03:00", "02:00-02:00", "25:00-26:00", "24:00-01:00", "02:00-24:30"])
+@pytest.mark.parametrize(
+    "text", ["", "02:00", "Xyz 02:00-03:00", "02:00-02:00", "25:00-26:00", "24:00-01:00", "02:00-24:30"]
+)
 def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises(MalformedError):
         parse_window(text)
@@ -162,7 +165,8 @@ def test_a_shorter_hold_never_withholds_more(
     "text",
     [
         'hold = "soon"', 'hold = "99999d"', "hold = 3", 'pin_date = "24.11.2026"', 'pin_date = "9999-12-31"', "pin_level = -1",
-        'windows = ["whenever"]', 'timezone = "Mars/Olympus"', 'timezone = "../../etc/passwd"', 'channel = "A b"', "automatic = 1",
+        'windows = ["whenever"]', 'timezone = "Mars/Olympus"', 'timezone = "../../etc/passwd"', 'channel = "A b"',
+        "automatic = 1",
     ],
 )  # fmt: skip
 def test_a_bad_policy_is_refused_and_named(machine: Machine, text: str) -> None:
@@ -199,13 +203,71 @@ def test_a_pin_takes_the_newest_below_it(machine: Machine) -> None:
 
 
 def test_outside_its_window_the_host_says_when_it_opens(machine: Machine) -> None:
-    now = datetime.datetime.fromtimestamp(EPOCH + 100, datetime.timezone.utc)
+    now = datetime.datetime.fromtimestamp(machine.clock.now(), datetime.timezone.utc)
     start = (now + datetime.timedelta(hours=2)).strftime("%H:00")
     end = (now + datetime.timedelta(hours=4)).strftime("%H:00")
     apply(machine, f'windows = ["{start}-{end}"]')
     assert machine.run("update") == 30
     document = machine.json("status")
     until = document["blocked"][0]["rules"][0]["until"]
-    assert 0 < until - EPOCH <= 3 * 3600
+    assert 0 < until - machine.clock.now() <= 3 * 3600
     machine.clock.sleep(until - machine.clock.now())
     machine.must("update")
+
+
+def test_a_hold_lets_a_level_go_when_it_is_over(machine: Machine) -> None:
+    apply(machine, 'hold = "36h"')
+    assert machine.run("update") == 30
+    assert "it is held for 36h after its publication; until " in machine.err
+    assert "withheld with it: CVE-2026-1001, CVE-2026-1002, CVE-2026-1003" in machine.err
+    text = machine.must("status")
+    assert "withholds CVE-2026-1001" in text
+    document = machine.json("status")
+    until = document["blocked"][0]["until"]
+    machine.clock.sleep(until - machine.clock.now() - 1)
+    assert machine.run("update") == 30
+    machine.clock.sleep(1)
+    machine.must("update")
+    assert machine.json("status")["livepatch"]["level"] == 3
+
+
+def test_a_level_for_a_channel_is_loaded_only_where_that_is_taken(
+    machine: Machine, tmp_path: Path, published: Published
+) -> None:
+    folder = tmp_path / "channels"
+    levels = [livepatch(number, CVES[:number], base=number - 1 or None) for number in (1, 2)]
+    publish(folder, published.keys, levels[:1])
+    publish(folder, published.keys, levels[1:], channel="early")
+    configure_for(machine, folder, published.root)
+    machine.must("update")
+    document = machine.json("status")
+    assert document["livepatch"]["level"] == 1
+    assert [rule["rule"] for rule in document["blocked"][0]["rules"]] == ["channel"]
+    apply(machine, 'channel = "early"')
+    machine.must("update")
+    assert machine.json("status")["livepatch"]["level"] == 2
+
+
+def test_status_follows_a_change_of_policy_without_the_network(machine: Machine) -> None:
+    machine.must("check")
+    assert machine.json("status")["summary"] == "update-available"
+    apply(machine, "automatic = false")
+    assert machine.json("status")["summary"] == "blocked"
+    apply(machine, "pin_level = 1")
+    assert machine.json("status")["summary"] == "blocked"  # level 1's manifest has not been asked for yet
+    document = machine.json("check")
+    assert (document["available"]["level"], document["summary"]) == (1, "blocked")
+
+
+def test_a_pin_keeps_a_boot_from_a_newer_level(machine: Machine) -> None:
+    machine.must("update")
+    machine.clock.sleep(400)
+    machine.must("status")
+    apply(machine, 'pin_level = 2\nhold = "300d"\nautomatic = false')
+    machine.kernel.boot()
+    machine.must("boot")
+    assert machine.kernel.active() == []
+    apply(machine, 'pin_level = 3\nhold = "300d"\nautomatic = false')
+    machine.kernel.boot()
+    machine.must("boot")
+    assert [name.split("_")[1] for name in machine.kernel.active()] == ["3"]

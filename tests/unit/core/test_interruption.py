@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,8 @@ def work(folder):
     run(["sh", "-c", f"echo $$ > {folder}/child; sleep 60 & echo $! > {folder}/grandchild; wait"])
 
 place = Path(sys.argv[1])
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)  # whoever started the tests may ignore them (nohup, a background job)
 interruption.watch()
 try:
     with scratch_folder("trial", place):

@@ -17,8 +17,11 @@ from kmend.trust.signing.publishing import Published, Publisher, read_build
 @click.option("--keys", "folder", required=True, type=click.Path(path_type=Path), help="The folder of keys.")
 @click.option("--repository", required=True, type=click.Path(path_type=Path), help="The repository's folder.")
 @click.option("--refresh", is_flag=True, help="Only sign snapshot and timestamp again; needs the online keys alone.")
+@click.option("--channel", default="", help="Only hosts that take this channel load it by themselves.")
 @json_option
-def command(builds: tuple[Path, ...], folder: Path, repository: Path, refresh: bool, as_json: bool) -> None:
+def command(
+    builds: tuple[Path, ...], folder: Path, repository: Path, refresh: bool, channel: str, as_json: bool
+) -> None:
     """Publish what was built in BUILDS, each a folder with manifest.json and the unsigned module; all or none.
 
     Exit status 2: refused, nothing was changed. Refresh at least weekly: hosts take an older repository for a frozen one.
@@ -31,7 +34,7 @@ def command(builds: tuple[Path, ...], folder: Path, repository: Path, refresh: b
     else:
         outputs = [read_build(build) for build in builds]
         with step("publish"):
-            result = publisher.publish(outputs)
+            result = publisher.publish(outputs, channel=channel)
     for warning in result.warnings:
         say(f"warning: {warning}")
     if as_json:

@@ -179,8 +179,11 @@ class Publisher:
         self._keys = keys
         self._now = now
 
-    def publish(self, builds: Sequence[BuildOutput]) -> Published:
+    def publish(self, builds: Sequence[BuildOutput], *, channel: str = "") -> Published:
         """Add levels, all or none.
+
+        Args:
+            channel: only hosts that take this channel load them by themselves; empty for all hosts.
 
         Raises:
             PublishRefusedError: a level must not be published; nothing that hosts see has changed.
@@ -193,7 +196,7 @@ class Publisher:
             tree.check_root(current.root.signed, self._now)
             module_key = self._module_key()
             ordered = sorted(builds, key=lambda build: (build.manifest.kernel.build_id, build.manifest.level))
-            documents, published = self._plan(current, ordered, signed=module_key is not None)
+            documents, published = self._plan(current, ordered, channel, signed=module_key is not None)
             for build in ordered:
                 self._store(build, module_key)
             changes = {}
@@ -257,7 +260,7 @@ class Publisher:
         return key
 
     def _plan(
-        self, current: tree.Tree, builds: Sequence[BuildOutput], *, signed: bool
+        self, current: tree.Tree, builds: Sequence[BuildOutput], channel: str, *, signed: bool
     ) -> tuple[Mapping[str, Levels], list[PublishedLevel]]:
         documents: dict[str, Levels] = {}
         manifests: dict[str, list[Manifest]] = {}
