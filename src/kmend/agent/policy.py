@@ -135,8 +135,8 @@ def withholding(policy: ApplyPolicy, publication: Publication, now: int) -> tupl
     if pinned is not None and publication.published >= pinned:
         found.append(Withheld(Rule.PIN_DATE, None, f"this host is pinned to what was published by {policy.pin_date}"))
     hold = hold_seconds(policy.hold)
-    ripe = publication.published + hold
-    if hold and now < ripe:
+    ripe = publication.published + hold if hold else now
+    if now < ripe:
         found.append(Withheld(Rule.HOLD, ripe, f"it is held for {policy.hold} after its publication"))
     if policy.windows:
         parsed = [windows.parse_window(text) for text in policy.windows]
