@@ -133,7 +133,10 @@ class Judge:
 
     def _guessed(self, change: ChangedFile, companions: Companions, refusal: Refusal) -> bool:
         """Take what the words of the wrong lines name, or those of the change; near the file first, then anywhere."""
-        texts = (change.old, change.new) if refusal.file == change.path else self.differing.get(refusal.file, ())
+        if refusal.file == change.path:
+            texts: tuple[bytes, ...] = (change.old, change.new)
+        else:
+            texts = self.differing.get(refusal.file) or (self._read(refusal.file) or b"",)
         # With `#line`, lines are counted as in the older text.
         words = frozenset().union(*(words_of_errors(refusal.message, refusal.file, text) for text in texts))
         changed = words_of_change(change)
