@@ -106,6 +106,8 @@ main() {
   configure
   install_package
   say "$(kmend --version) is installed"
+  # It may have been running before, with another configuration.
+  systemctl --no-block reload kmend-agent.service 2>/dev/null || true
   [ "$update" = yes ] || exit 0
   status=0
   update || status=$?

@@ -4,6 +4,7 @@ UNITS="@UNITS@"
 ENABLED="@ENABLED@"
 TREE=/usr/lib/kmend
 STATE=/var/lib/kmend
+FETCHED=/var/lib/kmend-fetch
 PATCHES=/sys/kernel/livepatch
 POLICY=/usr/sbin/policy-rc.d
 
@@ -16,6 +17,13 @@ in_time() { # in_time SECONDS COMMAND...
 }
 
 with_systemd() { [ -z "${DPKG_ROOT:-}" ] && [ -d /run/systemd/system ] && command -v systemctl >/dev/null 2>&1; }
+
+# The account that fetches. It stays when the package goes, as accounts do: its number must not become somebody else's.
+make_account() {
+  getent passwd kmend >/dev/null 2>&1 && return 0
+  in_time 20 systemd-sysusers kmend.conf >/dev/null 2>&1 && getent passwd kmend >/dev/null 2>&1 && return 0
+  in_time 20 useradd --system --user-group --home-dir "$FETCHED" --no-create-home --shell /usr/sbin/nologin kmend
+}
 
 # A chroot or a container shows the livepatches of a kernel that is not its own to change.
 elsewhere() {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmend.agent import choice, policy, statefile
+from kmend.agent import choice, handover, policy, statefile
 from kmend.agent.config import Config
 from kmend.agent.errors import AgentError, BlockedError, ConfigError, NotPossibleError, NotSupportedError
 from kmend.agent.livekernel import View
@@ -24,6 +24,7 @@ from kmend.trust.network import Network
 if TYPE_CHECKING:
     # Importing tuf takes 0.1 s and 15 MB, which commands that need no repository are spared.
     from kmend.trust.client import Repository
+    from kmend.trust.transport import Transport
 
 MAX_CANDIDATES = 16
 MAX_PUBLICATIONS = 200
@@ -72,15 +73,55 @@ class LastCheck:
     format: str = "kmend-last-check/1"
 
 
-def last_check(session: Session) -> LastCheck | None:
-    """What the last check on this kernel build found; None if there was none."""
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at the repository found.
+
+    Attributes:
+        records: by level.
+        looked_at: manifests that were needed to choose.
+        publications: of the newest levels, newest first.
+    """
+
+    choice: choice.Choice
+    records: dict[int, LevelRecord]
+    looked_at: tuple[Manifest, ...]
+    publications: tuple[Publication, ...]
+
+
+def recorded_check(session: Session) -> LastCheck | None:
+    """What the last check with privilege on this kernel build found; None if there was none."""
     found = statefile.load(_path(session), LastCheck)
     return found if found is not None and found.build_id == session.running.build_id else None
 
 
+def last_check(session: Session) -> LastCheck | None:
+    """What the last check on this kernel build found; None if there was none.
+
+    The service looks more often than the loader, and says when it found nothing new, or failed. It is believed as long as the
+    repository's statement lasts that was verified with privilege.
+    """
+    found = recorded_check(session)
+    said = handover.read_fetch(session.paths)
+    if said is None or said.build_id != session.running.build_id or said.at > session.clock.now() + 60:
+        return found
+    if found is None:
+        if not said.kind:
+            return None  # the loader has not looked at it yet
+        return LastCheck(said.build_id, said.at, 0, said.kind, said.message, None, (), (), 0)
+    if said.at <= found.at:
+        return found
+    good = max(found.good_at, min(said.good_at, found.expires))
+    return dataclasses.replace(found, at=said.at, good_at=good, kind=said.kind, message=said.message)
+
+
 @contextmanager
-def opened(session: Session) -> Iterator[Repository]:
+def opened(session: Session, *, state: Path | None = None, transport: Transport | None = None) -> Iterator[Repository]:
     """The configured repository, refreshed.
+
+    Args:
+        state: for what was verified; None takes this host's own.
+        transport: stays open; None makes one for this time.
 
     Raises:
         ConfigError: none is configured.
@@ -97,12 +138,12 @@ def opened(session: Session) -> Iterator[Repository]:
         bootstrap = durable.read_bounded(root, max_bytes=512_000)
     except SystemProblemError as problem:
         raise ConfigError(problem.message, hint="install the publisher's root.json there") from None
-    state = session.paths.state / "repository"
-    with (
-        closing(Transport(network(config))) as transport,
-        open_repository(config.repository.url, bootstrap=bootstrap, state=state, transport=transport) as repository,
-    ):
-        yield repository
+    state = state or session.paths.state / "repository"
+    url = session.host.source or config.repository.url
+    with ExitStack() as stack:
+        if transport is None:
+            transport = stack.enter_context(closing(Transport(network(config))))
+        yield stack.enter_context(open_repository(url, bootstrap=bootstrap, state=state, transport=transport))
 
 
 def network(config: Config) -> Network:
@@ -134,7 +175,7 @@ def recorded(session: Session) -> Iterator[None]:
     except KmendError as problem:
         if isinstance(problem, AgentError) and not isinstance(problem, (NotSupportedError, ConfigError)):
             raise
-        before = last_check(session)
+        before = recorded_check(session)
         unsupported = isinstance(problem, NotSupportedError)
         now = session.clock.now()
         _save(
@@ -157,26 +198,7 @@ def recorded(session: Session) -> Iterator[None]:
 
 def find(session: Session, repository: Repository) -> tuple[choice.Choice, dict[int, LevelRecord]]:
     """Choose the level to load and record the answer; also returns the level records by number."""
-    levels = levels_of(session, repository)
-    records = {record.level: record for record in levels.levels}
-    view = session.kernel.view()
-    loaded = known_loaded(session, repository, records)
-    floor = loaded.level if loaded is not None else 0
-    newer = sorted((level for level in records if level > floor), reverse=True)[:MAX_CANDIDATES]
-    fetch = _fetcher(session, repository, records)
-    looked_at: list[Manifest] = []
-
-    def candidates() -> Iterator[Manifest]:
-        for level in newer:
-            manifest = fetch(level)
-            looked_at.append(manifest)
-            yield manifest
-
-    publications = tuple(
-        Publication(level, records[level].published, records[level].channel)
-        for level in sorted(records, reverse=True)[:MAX_PUBLICATIONS]
-    )
-    answer = _choose(session, view, loaded, candidates(), publications)
+    found = look(session, repository)
     now = session.clock.now()
     _save(
         session,
@@ -187,13 +209,41 @@ def find(session: Session, repository: Repository) -> tuple[choice.Choice, dict[
             kind="",
             message="",
             supported=True,
-            published=tuple(sorted(records)),
-            newer=_bounded(looked_at),
+            published=tuple(sorted(found.records)),
+            newer=_bounded(found.looked_at),
             expires=repository.freshness.expires,
-            publications=publications,
+            publications=found.publications,
         ),
     )
-    return answer, records
+    return found.choice, found.records
+
+
+def look(session: Session, repository: Repository) -> Look:
+    """Choose the level to load.
+
+    Raises:
+        NotSupportedError: the repository has nothing for this kernel build.
+        TrustError: it is not trustworthy.
+    """
+    records = {record.level: record for record in levels_of(session, repository).levels}
+    view = session.kernel.view()
+    loaded = known_loaded(session, repository, records)
+    floor = loaded.level if loaded is not None else 0
+    newest = sorted(records, reverse=True)
+    fetch = _fetcher(session, repository, records)
+    looked_at: list[Manifest] = []
+
+    def candidates() -> Iterator[Manifest]:
+        for level in [level for level in newest if level > floor][:MAX_CANDIDATES]:
+            manifest = fetch(level)
+            looked_at.append(manifest)
+            yield manifest
+
+    publications = tuple(
+        Publication(level, records[level].published, records[level].channel) for level in newest[:MAX_PUBLICATIONS]
+    )
+    answer = _choose(session, view, loaded, candidates(), publications)
+    return Look(answer, records, tuple(looked_at), publications)
 
 
 def named(session: Session, repository: Repository, level: int) -> Manifest:
@@ -262,7 +312,7 @@ def _choose(
     return choice.choose(newer, loaded, session.quarantine.entries(), withheld)
 
 
-def _bounded(manifests: list[Manifest]) -> tuple[Manifest, ...]:
+def _bounded(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
     """As many as fit into a state file with room to spare; the choice is made again at the next check anyway."""
     kept: list[Manifest] = []
     size = 0

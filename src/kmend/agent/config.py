@@ -162,6 +162,21 @@ class HooksConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """The resident part.
+
+    Attributes:
+        interval: how often the repository is looked at, in seconds; each host has its own time within it.
+    """
+
+    interval: int = 900
+
+    def __post_init__(self) -> None:
+        if not 60 <= self.interval <= 86_400:
+            raise MalformedError("interval must be 60 to 86400")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be configured."""
 
@@ -171,3 +186,4 @@ class Config:
     timing: TimingConfig = field(default_factory=TimingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
+    service: ServiceConfig = field(default_factory=ServiceConfig)

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from kmend import __version__
-from kmend.agent import checking, configcommand, render, status, stopping
+from kmend.agent import checking, configcommand, loading, render, service, status, stopping
 from kmend.agent.applying import Update, update
 from kmend.agent.booting import boot
 from kmend.agent.config import Config
@@ -121,14 +121,18 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--level", type=int, help="clear this level only")
     command = add("config", "show the configuration and where it comes from, or check it")
     command.add_argument("act", choices=("show", "check"))
+    command = add("agent", "look at the repository at this host's times, and have livepatches loaded: for the service")
+    command.add_argument("act", choices=("run", "once"), help="stay resident, or look once")
     # For the packaging and for kmend itself; without a help text it is not offered to people.
     internal = commands.add_parser("internal")
-    internal.add_argument("act", choices=("settle", "note-shutdown", "before-removal"))
+    internal.add_argument("act", choices=("settle", "load", "note-shutdown", "before-removal"))
     internal.set_defaults(json=False)
     return parser
 
 
 def _run(options: argparse.Namespace, host: Host) -> int:
+    if options.command == "agent":
+        return service.run(host, options.act)
     if options.command == "internal":
         return _internal(options.act, host)
     if options.command == "config":
@@ -315,6 +319,8 @@ def _internal(act: str, host: Host) -> int:
     prepare_folders(host.paths)
     if act == "settle":
         settle(host)
+    elif act == "load":
+        loading.serve(host)
     elif act == "before-removal":
         before_removal(host, _say)
     else:

@@ -28,6 +28,16 @@ class Paths:
         return self.root / "run/kmend"
 
     @property
+    def fetched(self) -> Path:
+        """The service's own: what it fetched for the loader, which does not trust it."""
+        return self.root / "var/lib/kmend-fetch"
+
+    @property
+    def service(self) -> Path:
+        """The service's own, until a reboot: what it asks of the loader."""
+        return self.root / "run/kmend-agent"
+
+    @property
     def sys(self) -> Path:
         """The kernel's sysfs."""
         return self.root / "sys"

@@ -93,12 +93,17 @@ def _spawn_settler() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The world outside: files, time, the kernel's system calls, and the child that cleans up. Tests have another."""
+    """The world outside: files, time, the kernel's system calls, and the child that cleans up. Tests have another.
+
+    Attributes:
+        source: URL that stands in for the configured repository's: what the service has fetched. Empty for none.
+    """
 
     paths: Paths = field(default_factory=Paths)
     clock: Clock = field(default_factory=Clock)
     loader: Callable[[], Loader] = SystemCalls
     spawn_settler: Callable[[], None] = _spawn_settler
+    source: str = ""
 
 
 class Session:

@@ -36,7 +36,16 @@ CALLS = [
     ("rpm.preun", ("1",)),
     ("rpm.postun", ("0",)),
 ]
-TOOLS = ("systemctl", "deb-systemd-helper", "systemd-run", "systemd-detect-virt", "rmmod", "python3", "policy-rc.d")
+TOOLS = (
+    "getent",
+    "systemctl",
+    "deb-systemd-helper",
+    "systemd-run",
+    "systemd-detect-virt",
+    "rmmod",
+    "python3",
+    "policy-rc.d",
+)
 
 
 class HostTree:
@@ -62,11 +71,12 @@ class HostTree:
         text = laid_out.script(script)
         for old, new in {
             "TREE=/usr/lib/kmend": f"TREE={self.root}/lib",
-            "STATE=/var/lib/kmend": f"STATE={self.root}/state",
+            "STATE=/var/lib/kmend\n": f"STATE={self.root}/state\n",
+            "FETCHED=/var/lib/kmend-fetch": f"FETCHED={self.root}/fetched",
             "PATCHES=/sys/kernel/livepatch": f"PATCHES={self.root}/patches",
             "POLICY=/usr/sbin/policy-rc.d": f"POLICY={self.root}/bin/policy-rc.d",
             "/sys/module/": f"{self.root}/module/",
-            "/run/kmend /etc/kmend": f"{self.root}/run {self.root}/etc",
+            "/run/kmend /run/kmend-agent /etc/kmend": f"{self.root}/run {self.root}/run-agent {self.root}/etc",
             "/run/kmend/lock": f"{self.root}/run/lock",
             "/run/systemd/system": f"{self.root}/systemd",
             "/proc/1/root/.": "/",  # this very test may run in a chroot
