@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from kmend import __version__
-from kmend.agent import checking, configcommand, loading, render, service, status, stopping
+from kmend.agent import checking, configcommand, loading, looking, render, service, status, stopping
 from kmend.agent.applying import Update, update
 from kmend.agent.booting import boot
 from kmend.agent.config import Config
@@ -35,7 +35,7 @@ from kmend.agent.session import Host, Session, prepare_folders
 from kmend.agent.settling import settle
 from kmend.agent.states import UNDER_WAY, State
 from kmend.core.document import plain
-from kmend.core.errors import KmendError, SystemProblemError
+from kmend.core.errors import KmendError, SystemProblemError, UsageError
 
 EXIT_CODES = """exit codes of status --exit-code, the worst first: 60 error, or no recent good check; 40 kernel not supported;
 50 reboot needed; 20 transition pending; 30 a newer level is held back; 10 update available; 0 current.
@@ -116,6 +116,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--no-wait", action="store_true", help="do not wait for the module's removal")
     command = add("history", "list what happened to this host's kernel")
     command.add_argument("--limit", type=int, default=50, help="how many events (default 50)")
+    looking.declare(add)
     command = add("quarantine", "list or clear what this host does not load by itself")
     command.add_argument("act", choices=("list", "clear"), nargs="?", default="list")
     command.add_argument("--level", type=int, help="clear this level only")
@@ -139,6 +140,8 @@ def _run(options: argparse.Namespace, host: Host) -> int:
         return _config(options, host)
     if options.command == "status":
         return _status(options, host)
+    if options.command in looking.COMMANDS:
+        return looking.run(options, host)
     prepare_folders(host.paths)
     config = read_config(host.paths.config)
     with held(host.paths.run / "lock", options.command, host.clock):
@@ -284,7 +287,8 @@ def _unload(options: argparse.Namespace, session: Session) -> int:
 
 
 def _history(options: argparse.Namespace, session: Session) -> int:
-    records = session.history.records()[-max(0, options.limit) :]
+    records = session.history.records()
+    records = records[max(0, len(records) - max(0, options.limit)) :]
     _print(options, {"format": "kmend-history/1", "records": records}, lambda: render.history(records))
     return 0
 
@@ -360,7 +364,7 @@ def _report(problem: KmendError, *, as_json: bool) -> int:
     sys.stderr.write(f"kmend: error: {problem.message}\n")
     if problem.hint:
         sys.stderr.write(f"hint: {problem.hint}\n")
-    return problem.exit_status if isinstance(problem, AgentError) else 1
+    return problem.exit_status if isinstance(problem, (AgentError, UsageError)) else 1
 
 
 def _wants_colour() -> bool:
