@@ -177,6 +177,23 @@ class ServiceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishConfig:
+    """What other programs are told besides `/run/kmend/state.json` and `cvelist`.
+
+    Attributes:
+        prometheus: path of a file for node_exporter's textfile collector, ending in `.prom`; empty for none.
+        effective_version: write `/run/kmend/effective_version`, the release with the level in force.
+    """
+
+    prometheus: str = ""
+    effective_version: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prometheus and not (self.prometheus.startswith("/") and self.prometheus.endswith(".prom")):
+            raise MalformedError("prometheus must be an absolute path that ends in .prom, as the collector wants it")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be configured."""
 
@@ -187,3 +204,4 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)

@@ -73,6 +73,7 @@ def _step(host: Host, *, wanted: bool) -> tuple[KmendError | None, float | None]
         config = read_config(host.paths.config)
         with held(host.paths.run / "lock", "service", host.clock):
             session = Session(host, config, _say)
+            session.announce = lambda: status.announce(session)
             problem: KmendError | None = None
             try:
                 session.recover()

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from kmend import __version__
-from kmend.agent import checking, configcommand, loading, looking, render, service, status, stopping
+from kmend.agent import aliases, checking, configcommand, loading, looking, render, service, status, stopping
 from kmend.agent.applying import Update, update
 from kmend.agent.booting import boot
 from kmend.agent.config import Config
@@ -54,6 +54,12 @@ def main(arguments: Sequence[str] | None = None, *, host: Host | None = None) ->
         The exit status.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        words, remark = aliases.translated(words)
+    except UsageError as problem:
+        return _report(problem, as_json="--json" in words)
+    if remark:
+        _say(remark)
     options = command_line().parse_args(words)
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING, stream=sys.stderr, format="kmend: %(message)s"
@@ -146,6 +152,7 @@ def _run(options: argparse.Namespace, host: Host) -> int:
     config = read_config(host.paths.config)
     with held(host.paths.run / "lock", options.command, host.clock):
         session = Session(host, config, _say)
+        session.announce = lambda: status.announce(session)
         session.recover()
         try:
             return _COMMANDS[options.command](options, session)

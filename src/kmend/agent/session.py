@@ -125,6 +125,7 @@ class Session:
         self.clock = host.clock
         self.config = config
         self.say = say
+        self.announce: Callable[[], None] = lambda: None  # what a command does with news while it is at work
         self.kernel = LiveKernel(host.paths)
         self.running = self.kernel.running()
         self.history = History(host.paths.state / "history.jsonl")

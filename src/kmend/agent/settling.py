@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 
+from kmend.agent import status
 from kmend.agent.configfiles import read_config
 from kmend.agent.errors import BusyError, PendingError
 from kmend.agent.lock import held
@@ -61,6 +62,7 @@ def _step(host: Host) -> float | None:
             session = Session(host, config, _logger.info)
             session.recover()
             tend(session)
+            status.announce(session)
             return session.next_deadline()
     except (BusyError, PendingError):
         return host.clock.uptime() + _RETRY

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kmend import __version__
-from kmend.agent import checking, failpoint, preflight, stopping
+from kmend.agent import checking, conditions, effective, failpoint, metrics, preflight, rebooting, stopping
 from kmend.agent.checking import LevelSummary
 from kmend.agent.choice import Obstacle
+from kmend.agent.conditions import Condition, Seen
 from kmend.agent.livekernel import BlockingTask, RunningKernel, Switching, View, level_of
 from kmend.agent.quarantine import Entry
+from kmend.agent.rebooting import Reboot
 from kmend.agent.recovery import TAINT_DIE
 from kmend.agent.session import Session
 from kmend.agent.states import standing
 from kmend.core import durable
 from kmend.core.document import encode
+from kmend.core.errors import KmendError
 from kmend.core.manifest import Manifest
 from kmend.trust.addresses import shown
 
@@ -99,6 +103,9 @@ class Status:
         state: where the agent stands (`kmend.agent.states`).
         supported: whether the repository has levels for this kernel build; None if that is not known.
         stopped: what keeps kmend from loading anything, empty if nothing does.
+        conditions: what is not as it should be, the worst first (`kmend.agent.conditions`).
+        reboot: whether a restart is still needed.
+        effective_release: `kernel.release` with the level in force (`kmend.agent.effective`).
     """
 
     generated: int
@@ -120,33 +127,10 @@ class Status:
     repository: str
     notes: tuple[Note, ...]
     stopped: str = ""
+    conditions: tuple[Condition, ...] = ()
+    reboot: Reboot | None = None
+    effective_release: str = ""
     format: str = "kmend-status/1"
-
-
-def exit_code(
-    *,
-    check: CheckStatus | None,
-    unconfirmed: bool,
-    supported: bool | None,
-    oopsed: bool,
-    pending: bool,
-    blocked: bool,
-    available: bool,
-) -> tuple[int, str]:
-    """The exit code and its word; the worst wins, in the order that DESIGN section 6 gives."""
-    if check is None or check.kind or check.stale or unconfirmed:
-        return 60, "error"
-    if supported is False:
-        return 40, "not-supported"
-    if oopsed:
-        return 50, "reboot-needed"
-    if pending:
-        return 20, "pending"
-    if blocked:
-        return 30, "blocked"
-    if available:
-        return 10, "update-available"
-    return 0, "current"
 
 
 def describe(session: Session, *, repository: str) -> Status:
@@ -165,7 +149,6 @@ def describe(session: Session, *, repository: str) -> Status:
         check = CheckStatus(last.at, last.good_at, last.kind, last.message, stale)
     livepatch = _livepatch(session, view, loaded)
     outlook = checking.outlook(session, view, last)
-    pending = view.moving is not None
     entries = session.quarantine.entries()
     stopped = stopping.stop(session.paths)
     suspects = {entry.module for entry in entries}
@@ -180,15 +163,22 @@ def describe(session: Session, *, repository: str) -> Status:
         loaded=livepatch is not None,
     )
     in_force = {entry.module for entry in entries if entry.cause.value == "unconfirmed"}
-    code, word = exit_code(
-        check=check,
-        unconfirmed=livepatch is not None and livepatch.module in in_force,
-        supported=last.supported if last is not None else None,
-        oopsed=oopsed,
-        pending=pending,
-        blocked=bool(outlook.obstacles) or (stopped is not None and outlook.manifest is not None),
-        available=outlook.manifest is not None,
+    said, told = _check_condition(check)
+    found = conditions.judge(
+        Seen(
+            check=said,
+            check_message=told,
+            unconfirmed=livepatch is not None and livepatch.module in in_force,
+            supported=last.supported if last is not None else None,
+            oopsed=oopsed,
+            moving=view.moving.name if view.moving is not None else "",
+            stopped=stopped.source if stopped is not None else "",
+            obstacles=outlook.obstacles,
+            waiting=outlook.manifest.level if outlook.manifest is not None else None,
+        )
     )
+    code, word = conditions.summary(found)
+    in_force_level = livepatch.level if livepatch is not None and livepatch.state == "in-force" else 0
     return Status(
         generated=now,
         agent=__version__,
@@ -209,15 +199,51 @@ def describe(session: Session, *, repository: str) -> Status:
         repository=shown(repository),
         notes=_notes(session, now),
         stopped=stopped.source if stopped is not None else "",
+        conditions=found,
+        reboot=rebooting.judge(
+            rebooting.asked(session.paths), oopsed=oopsed, current=word == "current", level=in_force_level
+        ),
+        effective_release=effective.effective(session).effective_release,
     )
 
 
 def publish(session: Session, status: Status) -> None:
-    """Write `/run/kmend/state.json` and `/run/kmend/cvelist` (one live-patched CVE a line)."""
+    """Write what others read: `/run/kmend/state.json`, `cvelist` (one live-patched CVE a line), and what [publish] asks for.
+
+    Raises:
+        SystemProblemError: one could not be written; it is then what it was before.
+    """
     failpoint.reach("publish.before")
-    durable.write_durably(session.paths.run / "state.json", encode(status) + b"\n")
+    run, wanted = session.paths.run, session.config.publish
+    durable.write_durably(run / "state.json", encode(status) + b"\n")
     patched = "".join(f"{item.cve}\n" for item in status.cves if item.verdict == "live-patched")
-    durable.write_durably(session.paths.run / "cvelist", patched.encode())
+    durable.write_durably(run / "cvelist", patched.encode())
+    if wanted.effective_version:
+        durable.write_durably(run / "effective_version", f"{status.effective_release}\n".encode())
+    elif (run / "effective_version").exists():
+        durable.remove_durably(run / "effective_version")
+    if wanted.prometheus:
+        path = session.paths.root / Path(wanted.prometheus).relative_to("/")
+        durable.write_durably(path, metrics.text(status).encode())
+
+
+def announce(session: Session) -> None:
+    """Publish what is true now, while a command is still at work; what cannot be written is said, and stops nothing."""
+    try:
+        publish(session, describe(session, repository=session.config.repository.url))
+    except KmendError as problem:
+        session.say(f"cannot publish the state: {problem.message}")
+
+
+def _check_condition(check: CheckStatus | None) -> tuple[str, str]:
+    if check is None:
+        return "never-checked", "the repository was never asked"
+    failed = f"the last check failed: {check.message}" if check.kind else ""
+    if check.stale:
+        return "stale", "the last good check is too long ago" + (f"; {failed}" if failed else "")
+    if failed:
+        return "check-failed", failed
+    return "", ""
 
 
 def _livepatch(session: Session, view: View, loaded: Manifest | None) -> LivepatchStatus | None:

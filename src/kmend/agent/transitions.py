@@ -40,6 +40,7 @@ def wait(session: Session, module: str, *, goal: int) -> tuple[BlockingTask, ...
             signal += session.config.timing.signal or float(_TELL_EVERY)
         if waited >= tell:
             session.say(progress(session.kernel.switching(goal=goal)))
+            session.announce()
             tell += _TELL_EVERY
         session.clock.sleep(pause)
         pause = min(pause * 1.5, _LAST_POLL)
