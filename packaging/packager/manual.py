@@ -25,7 +25,7 @@ the publisher's trust root
 what happened, what is held back, and the levels kept on this host
 .TP
 .I /run/kmend/state.json, /run/kmend/cvelist
-the state, published for other programs
+the state, published for other programs; /usr/share/doc/kmend/monitoring.md describes it
 """
 
 

@@ -16,6 +16,7 @@ from kmend.agent import (
     render,
     stopping,
     tending,
+    tidying,
     transitions,
 )
 from kmend.agent.choice import Obstacle
@@ -246,7 +247,7 @@ def apply(
             session.journal.conclude_nothing("the agent was asked to stop")
         raise
     replaced = tuple(patch.name for patch in view.patches)
-    session.store.prune(frozenset((manifest.module.name, *replaced)))
+    tidying.tidy(session)
     return Applied(
         manifest.level, manifest.module.name, manifest.cves, round(session.clock.uptime() - start, 3), replaced
     )

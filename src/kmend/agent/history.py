@@ -81,7 +81,7 @@ class History:
     def _bound(self) -> None:
         if self._path.exists() and self._path.stat().st_size > MAX_BYTES:
             # As they are, so that what a newer kmend has written of a record is not lost.
-            kept = self._path.read_bytes()[-2 * MAX_BYTES :].splitlines()[-KEEP_RECORDS:]
+            kept = _last(self._path)
             durable.write_durably(self._path, b"".join(line + b"\n" for line in kept))
 
     def _mend_torn_line(self) -> None:
@@ -93,6 +93,21 @@ class History:
             torn = stream.read(1) != b"\n"
         if torn:
             durable.append_durably(self._path, b"")
+
+
+def _last(path: Path) -> list[bytes]:
+    """The last records that fit into half of what the file may have, so that it is not written anew with every record."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - MAX_BYTES))
+        lines = stream.read(MAX_BYTES).splitlines()[-KEEP_RECORDS:]
+    kept: list[bytes] = []
+    size = 0
+    for line in reversed(lines):
+        size += len(line) + 1
+        if size > MAX_BYTES // 2:
+            break
+        kept.append(line)
+    return kept[::-1]
 
 
 def _read(line: bytes) -> Record | None:

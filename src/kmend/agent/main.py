@@ -37,7 +37,7 @@ from kmend.agent.states import UNDER_WAY, State
 from kmend.core.document import plain
 from kmend.core.errors import KmendError, SystemProblemError, UsageError
 
-EXIT_CODES = """exit codes of status --exit-code, the worst first: 60 error, or no recent good check; 40 kernel not supported;
+EXIT_CODES = """exit codes of status and check --exit-code, the worst first: 60 error, or no recent good check; 40 kernel not supported;
 50 reboot needed; 20 transition pending; 30 a newer level is held back; 10 update available; 0 current.
 other commands: 0 done; 1 failed; 3 refused, nothing changed; 20, 30, 40 as above; 75 another kmend is at work;
 78 configuration."""
@@ -102,7 +102,9 @@ def command_line() -> argparse.ArgumentParser:
     add("status", "show what is patched, what is pending, what happened").add_argument(
         "--exit-code", action="store_true", help="end with the code that stands for the state"
     )
-    add("check", "ask the repository what is new, and change nothing")
+    add("check", "ask the repository what is new, and change nothing").add_argument(
+        "--exit-code", action="store_true", help="end with the code that stands for the state"
+    )
     command = add("update", "load the newest level that this host may load")
     command.add_argument("--level", type=int, help="load this level, even if it is in quarantine")
     command = add("preflight", "say everything that speaks against loading a level on this host now; changes nothing")
@@ -164,12 +166,12 @@ def _run(options: argparse.Namespace, host: Host) -> int:
 
 def _leave(session: Session) -> None:
     """Publish what is true now, and leave a child behind if something is due later; a failure here hides no other."""
+    status.announce(session)
     try:
-        status.publish(session, status.describe(session, repository=session.config.repository.url))
         if session.next_deadline() is not None:
             session.host.spawn_settler()
     except KmendError as problem:
-        _say(f"cannot publish the state: {problem.message}")
+        _say(f"cannot tell what is due later: {problem.message}")
 
 
 def _status(options: argparse.Namespace, host: Host) -> int:
@@ -227,7 +229,7 @@ def _check(options: argparse.Namespace, session: Session) -> int:
         checking.find(session, repository)
     document = status.describe(session, repository=session.config.repository.url)
     _print(options, document, lambda: render.status(document, render.Painter(colour=_wants_colour())))
-    return 0
+    return document.exit_code if options.exit_code else 0
 
 
 def _update(options: argparse.Namespace, session: Session) -> int:

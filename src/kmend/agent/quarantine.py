@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmend.agent import failpoint, statefile
+from kmend.core.document import encode
 from kmend.core.manifest import Manifest
 
 
@@ -21,6 +22,11 @@ class Cause(str, enum.Enum):
     UNLOADED = "unloaded"
     COMPLAINED = "complained"
     STUCK = "stuck"
+
+
+_BY_PERSONS = frozenset({Cause.ROLLED_BACK, Cause.UNLOADED})
+MAX_ENTRIES = 500
+MAX_ENTRIES_BYTES = statefile.MAX_STATE_BYTES // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,28 @@ def blocking(entries: Iterable[Entry], manifest: Manifest) -> tuple[Entry, ...]:
     )
 
 
+def bounded(entries: tuple[Entry, ...], build_id: str) -> tuple[Entry, ...]:
+    """As many entries as a state file can hold; the newest always stays. Pure.
+
+    What goes first: entries of kernel builds other than `build_id`, which cannot be loaded here; then what a person has put
+    there; then the rest. The oldest of each first.
+    """
+    newest = entries[-1:]
+    wanted = sorted(
+        enumerate(entries[:-1]),
+        key=lambda item: (item[1].build_id == build_id, item[1].cause not in _BY_PERSONS, item[0]),
+        reverse=True,
+    )
+    room = MAX_ENTRIES_BYTES - sum(len(encode(entry)) for entry in newest)
+    chosen: set[int] = set()
+    for number, entry in wanted[: MAX_ENTRIES - 1]:
+        room -= len(encode(entry)) + 1
+        if room < 0:
+            break
+        chosen.add(number)
+    return (*(entry for number, entry in enumerate(entries[:-1]) if number in chosen), *newest)
+
+
 class Quarantine:
     """The durable list.
 
@@ -81,7 +109,7 @@ class Quarantine:
     def add(self, entry: Entry) -> None:
         """Add an entry; one of the same module and cause is replaced."""
         kept = [old for old in self.entries() if (old.module, old.cause) != (entry.module, entry.cause)]
-        self._save((*kept, entry))
+        self._save(bounded((*kept, entry), entry.build_id))
 
     def clear(self, module: str | None = None) -> tuple[Entry, ...]:
         """Remove the entries of one module, or all; returns what was removed."""

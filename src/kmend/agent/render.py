@@ -66,6 +66,9 @@ def status(document: Status, paint: Painter) -> str:
             "resident", f"{', '.join(document.resident_modules)} (out of use, to be removed when that is safe)"
         )
     lines += _check(document, paint)
+    if document.reboot is not None and document.reboot.verdict != "no":
+        needed = paint("needed", _RED) if document.reboot.verdict == "yes" else "not needed"
+        lines += _rows("restart", f"{needed}: {document.reboot.reason}")
     for note in document.notes:
         lines += _rows("note", f"{moment(note.at)}  {note.message}")
     return "\n".join(lines)

@@ -11,7 +11,9 @@ from kmend.core.manifest import Manifest, sha256_hex
 from kmend.trust.layout import MAX_MODULE_BYTES
 
 KEEP_LEVELS = 8
-"""How many levels of a kernel build are kept besides those in use."""
+"""How many levels are kept besides those in use."""
+MAX_SPARE_BYTES = 256 * 1024 * 1024
+"""And how large these may be in all."""
 
 
 class Store:
@@ -54,9 +56,33 @@ class Store:
             return None
         return (module, signature) if sha256_hex(module) == manifest.module.sha256 else None
 
-    def prune(self, in_use: frozenset[str]) -> None:
-        """Forget old levels, but none of those whose modules are `in_use`."""
-        by_age = sorted(self._folder.glob("kmend_*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in [path for path in by_age if path.stem not in in_use][KEEP_LEVELS:]:
-            for suffix in (".json", ".ko", ".p7s"):
-                durable.remove_durably(path.with_suffix(suffix))
+    def prune(self, in_use: frozenset[str], build_id: str = "") -> None:
+        """Forget old levels, but none of those whose modules are `in_use`; and parts of levels that are not whole.
+
+        Args:
+            build_id: of the running kernel; levels of other builds go first.
+
+        Raises:
+            SystemProblemError: something could not be removed; what is left is whole.
+        """
+        spare = [path for path in self._by_age(build_id) if path.stem not in in_use]
+        size = 0
+        for number, path in enumerate(spare):
+            size += sum(part.stat().st_size for part in self._parts(path.stem) if part.exists())
+            if number >= KEEP_LEVELS or size > MAX_SPARE_BYTES:
+                for part in self._parts(path.stem):
+                    durable.remove_durably(part)
+        for path in self._folder.glob("kmend_*"):
+            torn = path.suffix in (".ko", ".p7s") and not path.with_suffix(".json").exists()
+            if torn and path.stem not in in_use:
+                durable.remove_durably(path)
+
+    def _by_age(self, build_id: str) -> list[Path]:
+        """Manifests, the newest of the running build first, those of other builds last."""
+        ours = {manifest.module.name for manifest in self.manifests(build_id)}
+        found = [path for path in self._folder.glob("kmend_*.json") if path.is_file()]
+        return sorted(found, key=lambda path: (path.stem in ours, path.stat().st_mtime, path.name), reverse=True)
+
+    def _parts(self, module: str) -> tuple[Path, ...]:
+        """The manifest first: without it the rest is no level any more."""
+        return tuple(self._folder / f"{module}{suffix}" for suffix in (".json", ".ko", ".p7s"))

@@ -241,6 +241,20 @@ def test_reboot_needed_for_a_kernel_is_not_while_this_host_is_current(machine: M
     assert machine.run("reboot-needed") == 0
 
 
+def test_status_names_a_restart_that_waits(machine: Machine) -> None:
+    assert "restart" not in machine.must("status")
+    flag(machine, "linux-image-6.1.0-56-cloud-amd64")
+    assert "restart     needed: a new kernel asks for a restart" in machine.must("status")
+    machine.must("update")
+    assert "restart     not needed: only a new kernel" in machine.must("status")
+
+
+def test_check_ends_with_the_state_when_asked(machine: Machine) -> None:
+    assert machine.run("check", "--exit-code") == 10
+    machine.must("update")
+    assert machine.run("check", "--exit-code") == 0
+
+
 def test_reboot_needed_for_others(machine: Machine) -> None:
     machine.must("update")
     flag(machine, "linux-image-6.1.0-56-cloud-amd64", "libc6")
