@@ -100,6 +100,41 @@ def host(guest: Host) -> Host:
     return guest
 
 
+@pytest.mark.slow
+def test_what_only_looks_needs_no_privilege(host: Host) -> None:
+    """A monitoring system's account sees what root sees, and `verify` holds on a real kernel."""
+
+    def nobody(*words: str, status: int = 0) -> str:
+        line = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", AGENT, *words]
+        done = host.vm.run(line, check=False, timeout=60)
+        assert done.status == status, (words, done.status, done.text, done.stderr.decode())
+        return done.text
+
+    nobody("nagios", status=3)
+    host.kmend("update")
+    verified = json.loads(host.kmend("verify", "--json").text)
+    assert verified["intact"], verified
+    found = {item["check"]: item["holds"] for item in verified["checks"]}
+    assert [found[name] for name in ("kernel", "enabled", "functions", "module-file", "signatures")] == [True] * 5
+    assert found["resident"] is not False
+    assert nobody("nagios").startswith("KMEND OK - level 2 in force")
+    assert "everything is as it was signed" in nobody("verify")
+    assert nobody("uname").strip().endswith("+kmend2")
+    assert nobody("cves", *(fix.cve for fix in FIXES)).count("live-patched") == len(FIXES)
+    assert "kmend_level 2" in nobody("metrics")
+    assert host.published.names[1] in nobody("patches")
+    nobody("reboot-needed", status=1)
+    host.vm.sh("echo linux-image-6.1.0-99 > /run/reboot-required.pkgs; touch /run/reboot-required")
+    assert "not needed" in nobody("status")
+    host.kmend("doctor", "-o", "/root/bundle.tar.gz")
+    listed = host.vm.sh("tar -tzf /root/bundle.tar.gz").text.split()
+    assert {"kmend-doctor/status.json", "kmend-doctor/sysfs-livepatch.txt", "kmend-doctor/redactions.json"} <= set(
+        listed
+    )
+    assert "vmlinux" in host.vm.sh("tar -xzOf /root/bundle.tar.gz kmend-doctor/sysfs-livepatch.txt").text
+    host.vm.sh("rm -f /root/bundle.tar.gz /run/reboot-required*")
+
+
 def test_the_whole_way_and_back(host: Host) -> None:
     one, two = host.published.names
     assert host.hole() == "answered"

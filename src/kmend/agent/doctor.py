@@ -243,6 +243,7 @@ def _sources(session: Session, environment: Mapping[str, str]) -> dict[str, Call
         "soaked.json": stored("soaked.json"),
         "last_check.json": stored("last_check.json"),
         "state-files.txt": lambda: _tree(state),
+        "service-files.txt": lambda: _tree(kernel_files.fetched),
         "sysfs-livepatch.txt": lambda: _livepatches(kernel_files.sys / "kernel/livepatch"),
         "modules.txt": lambda: read_kernel_file(kernel_files.proc / "modules") + "\n",
         "command-line.txt": lambda: _command_line(read_kernel_file(kernel_files.proc / "cmdline")),

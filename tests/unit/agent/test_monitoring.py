@@ -13,7 +13,7 @@ from tests.unit.agent.conftest import CVES, Machine, Published, configure_for
 from tests.unit.agent.simulated import SimulatedClock
 from tests.unit.sample_livepatch import KERNEL
 
-from kmend.agent import conditions, metrics, nagios, rebooting
+from kmend.agent import conditions, lock, metrics, nagios, rebooting
 from kmend.agent.choice import Obstacle
 from kmend.agent.conditions import CODES, SUMMARIES, Seen
 from kmend.agent.policy import Rule, Withheld
@@ -203,6 +203,26 @@ def test_nagios_says_unknown_where_nothing_can_be_told(machine: Machine) -> None
     (machine.paths.sys / "kernel/notes").unlink()
     assert machine.run("nagios") == 3
     assert machine.out.startswith("KMEND UNKNOWN - cannot read /sys/kernel/notes")
+
+
+def test_nobody_who_looks_waits_for_a_command_that_is_at_work(machine: Machine) -> None:
+    machine.must("update")
+    before = machine.clock.uptime()
+    with lock.held(machine.paths.run / "lock", "update", machine.clock):
+        for command in ("nagios", "metrics", "patches", "cves", "uname", "verify", "doctor"):
+            machine.must(command)
+        assert machine.run("reboot-needed") == 1
+    assert machine.clock.uptime() == before
+
+
+def test_a_configuration_that_this_account_may_not_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold a login; monitoring works from the state all the same."""
+    machine.must("update")
+    path = machine.paths.config / "agent.toml"
+    path.unlink()
+    path.mkdir()  # root may read every file, but no folder as one
+    assert machine.run("nagios") == 0
+    assert "cannot read" in machine.err
 
 
 def test_nagios_text_stays_on_its_line() -> None:
