@@ -1,4 +1,7 @@
-"""The commands that only look: no lock, no privilege, nothing changed; each is declared, run and printed here."""
+"""The commands that only look: no lock, no privilege, nothing changed; each is declared, run and printed here.
+
+What only one of them needs is imported when it runs: the service, which lives on, has no use for it.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,22 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from kmend.agent import effective, inventory, metrics, nagios, rebooting, status, verification
+from kmend.agent import effective, metrics, rebooting, status
 from kmend.agent.config import Config
 from kmend.agent.configfiles import read_config
 from kmend.agent.errors import ConfigError
 from kmend.agent.output import say, show
 from kmend.agent.session import Host, Session
 from kmend.core.errors import KmendError, UsageError
+
+if TYPE_CHECKING:
+    from kmend.agent.nagios import Severity
+
+
+SEVERITIES = ("ok", "warning", "critical", "unknown")
+"""The options of `kmend nagios`; the names of `kmend.agent.nagios.Severity`."""
 
 
 class Adder(Protocol):
@@ -36,9 +46,9 @@ def declare(add: Adder) -> None:
         "-v", "--package", action="store_true", help="its package version instead, as in 6.1.176-1+kmend3"
     )
     command = add("nagios", "one line and an exit code (0 to 3) for Nagios, Icinga and their kind")
-    for severity in nagios.Severity:
-        told = f"conditions that are {severity.name} (comma-separated), as in --{severity.name.lower()} stale"
-        command.add_argument(f"--{severity.name.lower()}", metavar="CONDITIONS", help=told)
+    for severity in SEVERITIES:
+        told = f"conditions that are {severity.upper()} (comma-separated), as in --{severity} stale"
+        command.add_argument(f"--{severity}", metavar="CONDITIONS", help=told)
     add("metrics", "print the status as Prometheus metrics, for node_exporter's textfile collector")
     command = add(
         "reboot-needed", "say whether a restart is still needed: ends with 0 if it is, 1 if not, 2 if not known"
@@ -71,6 +81,8 @@ def run(options: argparse.Namespace, host: Host) -> int:
         return COMMANDS[options.command](options, Session(host, config, say))
     except KmendError as problem:
         if options.command == "nagios":
+            from kmend.agent import nagios
+
             return _nagios_line(options, *nagios.broken(problem.message))
         if options.command == "reboot-needed":
             say(f"error: {problem.message}")
@@ -79,6 +91,8 @@ def run(options: argparse.Namespace, host: Host) -> int:
 
 
 def _patches(options: argparse.Namespace, session: Session) -> int:
+    from kmend.agent import inventory
+
     document = inventory.patches(session)
     if options.level is not None:
         chosen = tuple(item for item in document.levels if item.level == options.level)
@@ -90,6 +104,8 @@ def _patches(options: argparse.Namespace, session: Session) -> int:
 
 
 def _cves(options: argparse.Namespace, session: Session) -> int:
+    from kmend.agent import inventory
+
     asked = [name.upper() for name in options.cve]
     if len(asked) > inventory.MAX_ASKED:
         raise UsageError(f"{len(asked)} CVEs are asked for; {inventory.MAX_ASKED} are answered at once")
@@ -108,19 +124,23 @@ def _uname(options: argparse.Namespace, session: Session) -> int:
 
 
 def _verify(options: argparse.Namespace, session: Session) -> int:
+    from kmend.agent import verification
+
     document = verification.verify(session)
     show(options, document, lambda: verification.text(document))
     return int(not document.intact)
 
 
 def _nagios(options: argparse.Namespace, session: Session) -> int:
-    given = {severity: getattr(options, severity.name.lower()) for severity in nagios.Severity}
+    from kmend.agent import nagios
+
+    given = {nagios.Severity[severity.upper()]: getattr(options, severity) for severity in SEVERITIES}
     wanted = nagios.severities({severity: text for severity, text in given.items() if text is not None})
     stale = session.config.timing.stale_after_hours * 3600
     return _nagios_line(options, *nagios.check(_status(session), wanted, stale_seconds=stale))
 
 
-def _nagios_line(options: argparse.Namespace, severity: nagios.Severity, line: str) -> int:
+def _nagios_line(options: argparse.Namespace, severity: Severity, line: str) -> int:
     show(options, {"format": "kmend-nagios/1", "severity": severity.name, "line": line}, lambda: line)
     return int(severity)
 

@@ -33,9 +33,9 @@ def text(status: Status) -> str:
     families: list[tuple[str, str, _Samples]] = [
         ("kmend_info", "The agent, the running kernel and the loaded livepatch.", [(identity, 1)]),
         (
-            "kmend_summary",
+            "kmend_host_state",
             "What sums the host up: 1 for the word that holds.",
-            [({"summary": word}, word == status.summary) for word in SUMMARIES.values()],
+            [({"state": word}, word == status.summary) for word in SUMMARIES.values()],
         ),
         (
             "kmend_condition",
