@@ -37,8 +37,8 @@ from kmend.agent.states import UNDER_WAY, State
 from kmend.core.document import plain
 from kmend.core.errors import KmendError, SystemProblemError, UsageError
 
-EXIT_CODES = """exit codes of status and check with --exit-code, the worst first: 60 error, or no recent good check; 40 kernel not
-supported; 50 reboot needed; 20 transition pending; 30 a newer level is held back; 10 update available; 0 current.
+EXIT_CODES = """exit codes of status --exit-code and check --exit-code, the worst first: 60 error, or no recent good check;
+40 kernel not supported; 50 reboot needed; 20 transition pending; 30 a newer level is held back; 10 update available; 0 current.
 other commands: 0 done; 1 failed; 2 a mistake of the caller's; 3 refused, nothing changed; 20, 30, 40 as above; 75 another
 kmend is at work; 78 configuration."""
 
