@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup setup-packaging packages demo test test-all test-interpreters bench-build bench-agent soak-levels kernels-table lint format fuzz
+.PHONY: help setup setup-packaging packages demo test test-all test-interpreters bench-build bench-agent bench-loading soak-levels kernels-table lint format fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +34,9 @@ bench-build: setup ## what building livepatches costs: CPU seconds, memory
 
 bench-agent: setup ## what the agent costs a host: memory, CPU, bytes, time to apply
 	@PYTHONPATH=src:. $(PY) -m bench.agent
+
+bench-loading: setup ## what a livepatch costs the kernel that takes it (two hours; PARTS="curve stalls hot")
+	@PYTHONPATH=src:. $(PY) -m bench.loading $(PARTS)
 
 soak-levels: setup ## successive levels on one boot: what memory, modules and files grow by with each (LEVELS=1000)
 	@PYTHONPATH=src:. $(PY) -m bench.levels --levels $(or $(LEVELS),1000)

@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="of each command (default %(default)s)")
     parser.add_argument("--checks", type=int, default=500, help="in one process, for memory (default %(default)s)")
     parser.add_argument("--no-vm", action="store_true", help="leave out what needs a virtual machine")
+    parser.add_argument("--minutes", type=int, default=20, help="watch the service for so long (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     options = parser.parse_args()
     interruption.watch()
@@ -128,9 +129,10 @@ def main() -> None:
         with scratch_folder("bench-agent", cache_root()) as folder:
             rows = figures(Stage(folder), options.runs, options.checks)
         if not options.no_vm:
-            from bench.agent_vm import update_times
+            from bench.agent_vm import service_memory, update_times
 
             rows += update_times(max(3, options.runs // 4))
+            rows += service_memory(max(3, options.minutes))
     except interruption.Interrupted as problem:
         sys.exit(f"bench-agent: {problem}")
     except KmendError as problem:

@@ -11,6 +11,7 @@ from tests.vm.published import Published, publish
 from bench.agent import Row, row
 from kmend import lab
 from kmend.core.cache import cache_root
+from kmend.core.errors import KmendError
 from kmend.core.scratch import scratch_folder
 
 AGENT = "/opt/kmend/kmend"
@@ -28,6 +29,49 @@ def update_times(runs: int) -> list[Row]:
             network = lab.Network(to_host=(port,))
             with lab.boot(published.kernel, lab.Shape.FULL, network=network) as vm:
                 return _measure(vm, published, f"http://{lab.HOST_ADDRESS}:{port}", runs)
+
+
+def service_memory(minutes: int) -> list[Row]:
+    """Rows for the memory of `kmend agent run`, over so many minutes with a look at the repository in each.
+
+    Raises:
+        KmendError: kernel, build or guest cannot be had.
+    """
+    with scratch_folder("bench-agent-vm", cache_root()) as folder:
+        published = publish(folder)
+        with served(folder / "repository") as port:
+            network = lab.Network(to_host=(port,))
+            with lab.boot(published.kernel, lab.Shape.FULL, network=network) as vm:
+                return _resident(vm, published, f"http://{lab.HOST_ADDRESS}:{port}", minutes)
+
+
+def _resident(vm: lab.Vm, published: Published, url: str, minutes: int) -> list[Row]:
+    vm.put(published.folder / "agent", "/opt/kmend")
+    vm.put(published.folder / "keys/root.json", "/etc/kmend/root.json")
+    vm.put_bytes(f'[repository]\nurl = "{url}"\n[service]\ninterval = 60\n'.encode(), "/etc/kmend/agent.toml")
+    vm.sh("python3 -m compileall -q /opt/kmend", timeout=300)
+    vm.run([AGENT, "update"], timeout=300)
+    command = vm.start_command([AGENT, "agent", "run"])
+    taken: dict[str, list[float]] = {"Rss": [], "Private_Dirty": [], "Pss": []}
+    for _ in range(minutes):
+        vm.sh("sleep 60", timeout=120)
+        text = vm.sh("cat /proc/$(pgrep -of 'kmend agent run')/smaps_rollup").text
+        rows = {line.split(":")[0]: line.split()[1] for line in text.splitlines()[1:]}
+        for name, values in taken.items():
+            values.append(int(rows[name]) / 1000)
+    spent = vm.sh("cut -d' ' -f14,15 /proc/$(pgrep -of 'kmend agent run')/stat").text.split()
+    looks = vm.read("/run/kmend-agent/fetch").decode()
+    command.kill()
+    if '"kind":""' not in looks:
+        raise KmendError(f"the service's looks fail: {looks[:300]}")
+    cpu = sum(int(word) for word in spent) / 100
+    return [
+        row(f"kmend agent run, resident over {minutes} minutes", taken["Rss"], "MB", "25 MB"),
+        row("of that, its own (private and written)", taken["Private_Dirty"], "MB"),
+        row("its proportional share", taken["Pss"], "MB"),
+        row("growth from the second minute to the last", [taken["Rss"][-1] - taken["Rss"][1]], "MB"),
+        row(f"CPU in {minutes} minutes with its start, emulated processor", [cpu], "s"),
+    ]
 
 
 def _measure(vm: lab.Vm, published: Published, url: str, runs: int) -> list[Row]:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 
-from kmend.agent.main import main
+from kmend.agent.entry import main
 
 sys.exit(main())
 """

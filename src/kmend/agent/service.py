@@ -6,6 +6,9 @@ Killed, nothing is lost. Whatever goes wrong in one look is said and counted, an
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import logging
 import random
 import signal
@@ -120,6 +123,7 @@ class Service:
         if not isinstance(self._fetcher, Fetcher):
             self._fetcher = Fetcher(config, self._paths.fetched, self._notifier.alive)
         found = self._fetcher.fetch(session)
+        _give_back()
         self._failures = 0
         wanted = self._due(found.wanted, config)
         if wanted or found.news:
@@ -245,6 +249,13 @@ class Service:
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop = True
         raise TerminatedError("stopped by a signal")
+
+
+def _give_back() -> None:
+    """Return to the system what a look took; without it the memory of the largest look stays taken."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no malloc_trim(3)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def run(host: Host, act: str) -> int:
