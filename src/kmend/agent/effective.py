@@ -1,8 +1,9 @@
 """`kmend uname`: the running kernel's names with the level that is in force, for inventories that want one string.
 
-The level is appended, `6.1.176-1+kmend3`: that sorts after the version that runs and before the vendor's next one, by the
-rules of dpkg and of rpm. It says that something was patched. It never takes over the vendor's version of a fixed kernel, since
-a scanner would believe that everything in that version is fixed; which CVEs are, `kmend cves` says.
+The level is appended, `6.1.176-1+0kmend3`: by the rules of dpkg and of rpm that sorts after the version that runs and before
+every later one of the vendor's, also before `6.1.176-1+deb12u1` and `+b1`, which is what the zero is for. It says that something
+was patched. It never takes over the vendor's version of a fixed kernel, since a scanner would believe that everything in that
+version is fixed; which CVEs are, `kmend cves` says (docs/decisions/0017-effective-version.md).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def effective(session: Session) -> Effective:
     level = manifest.level if manifest is not None and in_force else 0
     release = session.running.release
     package = package_of(session.running.version, manifest.kernel.ref if manifest is not None else "")
-    suffix = f"+kmend{level}" if level else ""
+    suffix = f"+0kmend{level}" if level else ""
     return Effective(release, package, level, release + suffix, package + suffix if package else "")
 
 

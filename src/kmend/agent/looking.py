@@ -41,9 +41,9 @@ def declare(add: Adder) -> None:
     )
     command = add("cves", "say of every CVE that known levels name what it is on this host")
     command.add_argument("cve", nargs="*", help="of these only; ends with 1 if one of them is not live-patched")
-    command = add("uname", "print the running kernel's release with the level in force, as in 6.1.0-50-amd64+kmend3")
+    command = add("uname", "print the running kernel's release with the level in force, as in 6.1.0-50-amd64+0kmend3")
     command.add_argument(
-        "-v", "--package", action="store_true", help="its package version instead, as in 6.1.176-1+kmend3"
+        "-v", "--package", action="store_true", help="its package version instead, as in 6.1.176-1+0kmend3"
     )
     command = add("nagios", "one line and an exit code (0 to 3) for Nagios, Icinga and their kind")
     for severity in SEVERITIES:

@@ -74,7 +74,8 @@ def check(status: Status, wanted: Mapping[str, Severity], *, stale_seconds: int)
     else:
         state = {"in-force": "in force", "coming": "coming into force"}.get(livepatch.state, "leaving")
         told.append(f"level {livepatch.level} {state}, {cves['live-patched']} CVEs live-patched")
-    age = status.generated - status.last_check.good_at if status.last_check is not None else None
+    good = status.last_check.good_at if status.last_check is not None else 0
+    age = status.generated - good if good else None
     data = [
         f"level={livepatch.level if livepatch is not None else 0}",
         f"live_patched={cves['live-patched']};;;0",

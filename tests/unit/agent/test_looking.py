@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -101,8 +103,8 @@ def test_uname_appends_the_level_in_force(machine: Machine) -> None:
     assert machine.run("update") == 20
     assert machine.must("uname").strip() == KERNEL.release
     machine.kernel.hold_transitions(hold=False)
-    assert machine.must("uname").strip() == f"{KERNEL.release}+kmend3"
-    assert machine.must("uname", "-v").strip() == "6.1.176-1+kmend3"
+    assert machine.must("uname").strip() == f"{KERNEL.release}+0kmend3"
+    assert machine.must("uname", "-v").strip() == "6.1.176-1+0kmend3"
     assert machine.json("uname")["package"] == "6.1.176-1"
 
 
@@ -116,6 +118,29 @@ def test_uname_appends_the_level_in_force(machine: Machine) -> None:
 )
 def test_package_version(version: str, ref: str, package: str) -> None:
     assert effective.package_of(version, ref) == package
+
+
+@pytest.mark.parametrize(
+    ("running", "later"),
+    [
+        ("6.1.176-1", ["6.1.176-2", "6.1.187-1", "6.1.176-1+b1", "6.1.176-1+deb12u1", "6.1.176-1+1"]),
+        ("5.15.0-100.110", ["5.15.0-100.111", "5.15.0-101.1", "5.15.0-100.110+1"]),
+    ],
+)
+def test_the_effective_version_claims_no_later_version_to_dpkg(running: str, later: list[str]) -> None:
+    ours = [running, f"{running}+0kmend1", f"{running}+0kmend2", f"{running}+0kmend10"]
+    for lower, higher in [*itertools.pairwise(ours), *((ours[-1], version) for version in later)]:
+        subprocess.run(["dpkg", "--compare-versions", lower, "lt", higher], check=True, timeout=60)
+
+
+def test_the_effective_version_claims_no_later_version_to_rpm() -> None:
+    running = "477.10.1.el8_8"
+    ours = [running, f"{running}+0kmend1", f"{running}+0kmend2", f"{running}+0kmend10"]
+    later = ["477.10.1.el8_9", "477.10.2.el8_8", "477.13.1.el8_8", "477.10.1.el8_8.1", "478.el8"]
+    for lower, higher in [*itertools.pairwise(ours), *((ours[-1], version) for version in later)]:
+        line = f"%{{lua: print(rpm.vercmp('{lower}', '{higher}'))}}"
+        done = subprocess.run(["rpm", "--eval", line], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout.strip() == "-1", (lower, higher)
 
 
 def test_uname_without_a_package_version(machine: Machine) -> None:

@@ -96,7 +96,7 @@ def test_published_files_are_whole_and_for_everybody(machine: Machine) -> None:
     for name in ("state.json", "cvelist"):
         path = machine.paths.run / name
         assert path.stat().st_mode & 0o777 == 0o644
-    assert json.loads((machine.paths.run / "state.json").read_text())["effective_release"].endswith("+kmend3")
+    assert json.loads((machine.paths.run / "state.json").read_text())["effective_release"].endswith("+0kmend3")
     assert not (machine.paths.run / "effective_version").exists()
 
 
@@ -107,7 +107,7 @@ def test_effective_version_and_metrics_are_published_when_asked_for(machine: Mac
         '[publish]\neffective_version = true\nprometheus = "/var/lib/prometheus/kmend.prom"\n', "agent.toml.d/p.toml"
     )
     machine.must("update")
-    assert (machine.paths.run / "effective_version").read_text() == f"{KERNEL.release}+kmend3\n"
+    assert (machine.paths.run / "effective_version").read_text() == f"{KERNEL.release}+0kmend3\n"
     assert "kmend_level 3\n" in target.read_text()
     assert list(target.parent.iterdir()) == [target]
     (machine.paths.config / "agent.toml.d/p.toml").unlink()
