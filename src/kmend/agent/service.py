@@ -67,6 +67,7 @@ class Service:
         try:
             self._configure()
             self._notifier.ready()
+            self._go_on()
             self._rest(self._until_first())
             while not self._stop:
                 if self._reload:
@@ -113,6 +114,8 @@ class Service:
             _logger.exception("a look at the repository failed")
             problem, kind = f"{type(caught).__name__}: {caught}", "internal"
             delay = self._failed(config, None)
+        if kind:  # without the repository, too, what is open is seen through
+            self._go_on()
         self._report(kind, problem, delay)
         return delay
 
@@ -128,8 +131,8 @@ class Service:
         wanted = self._due(found.wanted, config)
         if wanted or found.news:
             self._ask(update=True)
-        elif session.journal.intent is not None:
-            self._ask(update=False)
+        else:
+            self._go_on()
         now = self._clock.now()
         self._tell(f"level {found.wanted.split('_')[1]} is there" if found.wanted else "the repository has nothing new")
         delay = schedule.until_slot(now, config.service.interval, self._slot(config))
@@ -151,6 +154,15 @@ class Service:
         wait = schedule.before_attempt(attempts + 1, config.service.interval) - config.service.interval / 2
         self._tried = (module, attempts + 1, self._clock.uptime() + wait)
         return True
+
+    def _go_on(self) -> None:
+        """Have the loader see through what is open; it may have been killed, or never have been started on this boot."""
+        try:
+            session = Session(self._host, self._config or Config(), _logger.info)
+            if session.journal.intent is not None:
+                self._ask(update=False)
+        except KmendError as problem:
+            self._tell(problem.message)
 
     def _ask(self, *, update: bool) -> None:
         handled, before = handover.read_handled(self._paths), handover.read_request(self._paths)

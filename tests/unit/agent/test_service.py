@@ -217,6 +217,35 @@ def test_reload_takes_a_new_configuration_and_keeps_the_old_one_if_it_is_broken(
     assert levels(machine) == ["2"]
 
 
+def test_what_is_open_is_seen_through_without_the_repository(
+    machine: Machine, clock: Running, tmp_path: Path, published: Published
+) -> None:
+    """A loader that was killed while a level soaked, and a repository that has gone since."""
+    machine.must("update")
+    assert machine.json("status")["state"] == "soaking"
+    configure_for(machine, tmp_path / "away", published.root)
+    run(machine, clock, 90)
+    assert clock.loads == 1
+    run(machine, clock, 2 * 3600)
+    assert "soaked without trouble" in machine.must("history")
+
+
+def test_what_is_open_is_seen_through_again_after_a_look_that_failed(
+    machine: Machine, clock: Running, tmp_path: Path, published: Published
+) -> None:
+    configure_for(machine, tmp_path / "away", published.root)
+    host = dataclasses.replace(machine.host, clock=clock)
+    resident = Service(host, Recorder(), draw=lambda: 0.5)
+    clock.end = 1e9
+    resident.look()
+    assert handover.read_request(machine.paths) is None
+    configure_for(machine, published.folder, published.root)
+    machine.must("update")
+    configure_for(machine, tmp_path / "away", published.root)
+    resident.look()
+    assert handover.read_request(machine.paths) == Request(1, update=False)
+
+
 def test_without_a_configuration_it_waits_for_one(machine: Machine, clock: Running, published: Published) -> None:
     machine.configure("")
     clock.events = {clock.uptime() + 200: lambda: configure_for(machine, published.folder, published.root)}
