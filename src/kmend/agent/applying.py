@@ -368,7 +368,9 @@ def _nothing_to_do(session: Session, obstacles: tuple[Obstacle, ...]) -> Update:
         raise BlockedError(
             f"level {first.level} is not loaded by itself: {render.held_back(first, session.clock.now())}"
             + (f"; withheld with it: {', '.join(first.cves)}" if first.cves else ""),
-            hint=f"to load it all the same: kmend update --level {first.level}"
+            hint="its publisher takes a recall back, or publishes a level that clears it"
+            if first.recalled
+            else f"to load it all the same: kmend update --level {first.level}"
             + ("; to lift the quarantine: kmend quarantine clear" if first.quarantined else ""),
         )
     if current is None:

@@ -2,14 +2,14 @@
 
 Everything comes from the record on this host: module, signature and manifest were verified when they were stored, and the
 module's digest is compared again. No clock is asked (it may be dead), no repository, no key. What stops it: kmend's own stops
-(`kmend.agent.stopping`), quarantine, a pin in the host's policy, and everything that preflight refuses.
+(`kmend.agent.stopping`), quarantine, a recall, a pin in the host's policy, and everything that preflight refuses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kmend.agent import checking, choice, policy
+from kmend.agent import checking, choice, policy, recalled
 from kmend.agent.applying import Applied, apply, check_host, refuse_if_stopped
 from kmend.agent.errors import PendingError
 from kmend.agent.policy import Publication
@@ -75,7 +75,9 @@ def _choose(session: Session) -> tuple[Manifest | None, str]:
         publication = known.get(manifest.level, Publication(manifest.level, 0))
         return policy.pins(session.config.apply, publication)
 
-    answer = choice.choose(reversed(candidates), None, session.quarantine.entries(), withheld)
+    answer = choice.choose(
+        reversed(candidates), None, session.quarantine.entries(), withheld, recalled.known(session), recalled.AT_BOOT
+    )
     if answer.manifest is None:
         return None, f"level {answer.obstacles[0].level} is not loaded: {answer.obstacles[0].reason}"
     return answer.manifest, ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmend.agent import choice, handover, policy, statefile
+from kmend.agent import choice, handover, policy, recalled, statefile
 from kmend.agent.config import Config
 from kmend.agent.errors import AgentError, BlockedError, ConfigError, NotPossibleError, NotSupportedError
 from kmend.agent.livekernel import View
@@ -19,6 +19,7 @@ from kmend.core import durable
 from kmend.core.document import encode
 from kmend.core.errors import KmendError, SystemProblemError
 from kmend.core.manifest import LevelRecord, Levels, Manifest
+from kmend.core.recall import Recalls
 from kmend.trust.network import Network
 
 if TYPE_CHECKING:
@@ -81,12 +82,14 @@ class Look:
         records: by level.
         looked_at: manifests that were needed to choose.
         publications: of the newest levels, newest first.
+        recalls: what the publisher has recalled.
     """
 
     choice: choice.Choice
     records: dict[int, LevelRecord]
     looked_at: tuple[Manifest, ...]
     publications: tuple[Publication, ...]
+    recalls: Recalls
 
 
 def recorded_check(session: Session) -> LastCheck | None:
@@ -199,6 +202,7 @@ def recorded(session: Session) -> Iterator[None]:
 def find(session: Session, repository: Repository) -> tuple[choice.Choice, dict[int, LevelRecord]]:
     """Choose the level to load and record the answer; also returns the level records by number."""
     found = look(session, repository)
+    recalled.remember(session, found.recalls)
     now = session.clock.now()
     _save(
         session,
@@ -242,8 +246,9 @@ def look(session: Session, repository: Repository) -> Look:
     publications = tuple(
         Publication(level, records[level].published, records[level].channel) for level in newest[:MAX_PUBLICATIONS]
     )
-    answer = _choose(session, view, loaded, candidates(), publications)
-    return Look(answer, records, tuple(looked_at), publications)
+    recalls = repository.recalls()
+    answer = _choose(session, view, loaded, candidates(), publications, recalls)
+    return Look(answer, records, tuple(looked_at), publications, recalls)
 
 
 def named(session: Session, repository: Repository, level: int) -> Manifest:
@@ -263,7 +268,12 @@ def named(session: Session, repository: Repository, level: int) -> Manifest:
         raise BlockedError(
             f"level {level} is older than level {loaded.level}, which is in force", hint=f"kmend rollback --to {level}"
         )
-    lost = choice.regression(manifest, loaded)
+    recalls = repository.recalls()
+    if why := recalled.reason(recalls, manifest):
+        raise BlockedError(
+            f"level {level}: {why}", hint="its publisher takes a recall back, or publishes a level that clears it"
+        )
+    lost = choice.regression(manifest, loaded, recalls)
     if lost:
         raise BlockedError(f"level {level} {lost}")
     return manifest
@@ -289,7 +299,7 @@ def outlook(session: Session, view: View, last: LastCheck | None) -> choice.Choi
     floor = loaded.level if loaded is not None else 0
     known = {manifest.level: manifest for manifest in (*session.store.manifests(session.running.build_id), *last.newer)}
     newer = (known[level] for level in sorted(known, reverse=True) if level > floor and level in last.published)
-    return _choose(session, view, loaded, newer, last.publications)
+    return _choose(session, view, loaded, newer, last.publications, recalled.known(session))
 
 
 def _choose(
@@ -298,6 +308,7 @@ def _choose(
     loaded: Manifest | None,
     newer: Iterable[Manifest],
     publications: tuple[Publication, ...],
+    recalls: Recalls,
 ) -> choice.Choice:
     if view.current is not None and loaded is None:
         reason = f"{view.current.name} is loaded and neither this host nor the repository knows it"
@@ -309,7 +320,7 @@ def _choose(
         publication = known.get(manifest.level, Publication(manifest.level, 0))
         return policy.withholding(session.config.apply, publication, now)
 
-    return choice.choose(newer, loaded, session.quarantine.entries(), withheld)
+    return choice.choose(newer, loaded, session.quarantine.entries(), withheld, recalls)
 
 
 def _bounded(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:

@@ -11,6 +11,7 @@ from kmend.agent.policy import Withheld, released
 from kmend.agent.quarantine import Entry, blocking
 from kmend.agent.residents import Residents
 from kmend.core.manifest import Manifest, missing_fixes
+from kmend.core.recall import Extent, Recall, Recalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Obstacle:
         rules: of this host's policy that withhold it, if nothing else is the reason.
         cves: what it would close besides what is closed now.
         until: when the policy lets it go, in seconds since 1970-01-01 UTC; None if not by itself.
+        recalled: its publisher has recalled it.
     """
 
     level: int
@@ -30,6 +32,7 @@ class Obstacle:
     rules: tuple[Withheld, ...] = ()
     cves: tuple[str, ...] = ()
     until: int | None = None
+    recalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ def choose(
     loaded: Manifest | None,
     entries: Sequence[Entry],
     withheld: Callable[[Manifest], tuple[Withheld, ...]] = lambda manifest: (),
+    recalls: Recalls | None = None,
+    extents: tuple[Extent, ...] = tuple(Extent),
 ) -> Choice:
     """The newest level that this host may load by itself.
 
@@ -58,23 +63,36 @@ def choose(
         loaded: the level in force, None if none is.
         entries: the quarantine.
         withheld: the rules of this host's policy that withhold a level.
+        recalls: what the publisher has recalled; only those of `extents` count.
     """
+    recalls = recalls or Recalls()
     obstacles: list[Obstacle] = []
     for candidate in newer:
-        reason = obstacle(candidate, loaded, entries)
+        recall = recalls.of(candidate, extents)
+        reason = told(recall) if recall is not None else obstacle(candidate, loaded, entries, recalls)
         rules = withheld(candidate) if not reason else ()
         if not reason and not rules:
             return Choice(candidate, tuple(obstacles))
-        quarantined = bool(reason) and not regression(candidate, loaded)
+        quarantined = bool(reason) and recall is None and not regression(candidate, loaded, recalls)
         closes = tuple(cve for cve in candidate.cves if loaded is None or cve not in loaded.cves)
         said = reason or "; ".join(rule.reason for rule in rules)
-        obstacles.append(Obstacle(candidate.level, said, quarantined, rules, closes, released(rules)))
+        obstacles.append(
+            Obstacle(candidate.level, said, quarantined, rules, closes, released(rules), recall is not None)
+        )
     return Choice(None, tuple(obstacles))
 
 
-def obstacle(candidate: Manifest, loaded: Manifest | None, entries: Sequence[Entry]) -> str:
+def told(recall: Recall) -> str:
+    """A recall, for people."""
+    what = "one of its fixes is recalled" if recall.fix else "it is recalled"
+    return f"{what} by its publisher ({recall.extent.value}): {recall.reason}"
+
+
+def obstacle(
+    candidate: Manifest, loaded: Manifest | None, entries: Sequence[Entry], recalls: Recalls | None = None
+) -> str:
     """Why `candidate` must not be loaded by itself; empty if it may."""
-    lost = regression(candidate, loaded)
+    lost = regression(candidate, loaded, recalls)
     if lost:
         return lost
     blocked = blocking(entries, candidate)
@@ -86,11 +104,11 @@ def obstacle(candidate: Manifest, loaded: Manifest | None, entries: Sequence[Ent
     return ""
 
 
-def regression(candidate: Manifest, loaded: Manifest | None) -> str:
-    """What going from `loaded` to `candidate` would lose; empty if nothing."""
+def regression(candidate: Manifest, loaded: Manifest | None, recalls: Recalls | None = None) -> str:
+    """What going from `loaded` to `candidate` would lose; empty if nothing but what is recalled."""
     if loaded is None:
         return ""
-    missing = missing_fixes(loaded, candidate)
+    missing = missing_fixes(loaded, candidate) - (recalls.fixes if recalls is not None else frozenset())
     if not missing:
         return ""
     named = [fix.title for fix in loaded.fixes if fix.digest in missing]

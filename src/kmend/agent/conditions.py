@@ -26,6 +26,7 @@ CODES = {
     "oopsed": 50,
     "transition-pending": 20,
     "stopped": 30,
+    "recalled": 30,
     "quarantined": 30,
     "withheld": 30,
     "regression": 30,
@@ -61,6 +62,7 @@ class Seen:
         stopped: what keeps kmend from loading anything, empty for nothing.
         obstacles: newer levels that are passed over.
         waiting: the level that an update would load, None for none.
+        recalled: why the loaded level should no longer be loaded, empty if nothing says so.
     """
 
     check: str
@@ -72,6 +74,7 @@ class Seen:
     stopped: str
     obstacles: tuple[Obstacle, ...]
     waiting: int | None
+    recalled: str = ""
 
 
 def judge(seen: Seen) -> tuple[Condition, ...]:
@@ -89,8 +92,18 @@ def judge(seen: Seen) -> tuple[Condition, ...]:
         found["transition-pending"] = f"the transition of {seen.moving} is under way"
     if seen.stopped and seen.waiting is not None:
         found["stopped"] = f"nothing is loaded: {seen.stopped}"
+    if seen.recalled:
+        found["recalled"] = f"what is loaded: {seen.recalled}"
     for obstacle in seen.obstacles:
-        code = "withheld" if obstacle.rules else "quarantined" if obstacle.quarantined else "regression"
+        code = (
+            "recalled"
+            if obstacle.recalled
+            else "withheld"
+            if obstacle.rules
+            else "quarantined"
+            if obstacle.quarantined
+            else "regression"
+        )
         found.setdefault(code, f"level {obstacle.level}: {obstacle.reason}")
     if seen.waiting is not None:
         found["update-available"] = f"level {seen.waiting} is available"

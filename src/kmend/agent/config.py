@@ -47,6 +47,8 @@ class PolicyConfig:
         on_oops: after an oops or a BUG while a level is being tried: `report` (the level goes into quarantine, the kernel is
             left alone), or `revert`.
         on_warning: after a warning, hung task, lockup or stall then: `report`, or `revert` (and quarantine).
+        recall: when the publisher recalls what is loaded, and says so: `revert`, or `report`. Loading it again is out of
+            the question either way.
         volatile_state: load although the state folder does not survive a reboot, which disables the crash guard.
     """
 
@@ -55,9 +57,10 @@ class PolicyConfig:
     stuck_transition: str = "wait"
     on_oops: str = "report"
     on_warning: str = "report"
+    recall: str = "revert"
 
     def __post_init__(self) -> None:
-        for name in ("on_oops", "on_warning"):
+        for name in ("on_oops", "on_warning", "recall"):
             if getattr(self, name) not in ("report", "revert"):
                 raise MalformedError(f"{name} must be report or revert")
         if self.stuck_transition not in ("wait", "revert"):

@@ -10,11 +10,11 @@ import dataclasses
 import logging
 
 from kmend.agent import handover, status
-from kmend.agent.applying import update
 from kmend.agent.configfiles import read_config
 from kmend.agent.errors import BusyError, TerminatedError
 from kmend.agent.handover import Handled
 from kmend.agent.lock import held
+from kmend.agent.recalling import update_obeying
 from kmend.agent.session import Host, Session, prepare_folders
 from kmend.agent.states import UNDER_WAY, State
 from kmend.agent.tending import tend
@@ -103,13 +103,13 @@ def _tend(session: Session) -> None:
 
 def _update(session: Session) -> KmendError | None:
     try:
-        result = update(session, None)
+        result = update_obeying(session, None)
     except TerminatedError:
         raise
     except KmendError as problem:
         _logger.warning("%s", problem.diagnosis())
         return problem
-    if result.applied is not None:
+    if result.applied is not None or "recalled" in result.message:
         _say(result.message)
     return None
 

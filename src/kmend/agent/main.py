@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from kmend import __version__
 from kmend.agent import aliases, checking, configcommand, loading, looking, render, service, status, stopping
-from kmend.agent.applying import Update, update
+from kmend.agent.applying import Update
 from kmend.agent.booting import boot
 from kmend.agent.config import Config
 from kmend.agent.configfiles import load_config, read_config
@@ -29,6 +29,7 @@ from kmend.agent.errors import (
 )
 from kmend.agent.examination import examine
 from kmend.agent.lock import held
+from kmend.agent.recalling import update_obeying
 from kmend.agent.removal import before_removal
 from kmend.agent.returning import rollback, unload
 from kmend.agent.session import Host, Session, prepare_folders
@@ -233,7 +234,7 @@ def _check(options: argparse.Namespace, session: Session) -> int:
 
 
 def _update(options: argparse.Namespace, session: Session) -> int:
-    result = update(session, options.level)
+    result = update_obeying(session, options.level)
     _print(options, result, lambda: _update_text(result))
     return 0
 

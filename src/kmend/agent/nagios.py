@@ -35,6 +35,7 @@ DEFAULTS: Mapping[str, Severity] = {
     "oopsed": Severity.CRITICAL,
     "transition-pending": Severity.OK,
     "stopped": Severity.WARNING,
+    "recalled": Severity.WARNING,
     "quarantined": Severity.CRITICAL,
     "withheld": Severity.OK,
     "regression": Severity.WARNING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kmend.agent import checking, choice, failpoint, transitions
+from kmend.agent import checking, choice, failpoint, recalled, transitions
 from kmend.agent.applying import (
     Applied,
     apply,
@@ -77,6 +77,10 @@ def rollback(session: Session, to: int | None, *, unload_first: bool) -> RolledB
     _refuse_while_moving(session)
     loaded = _loaded(session)
     target, module, signature = _target(session, loaded, to)
+    if why := recalled.reason(recalled.known(session), target):
+        raise NotPossibleError(
+            f"level {target.level} is not loaded any more: {why}", hint="kmend unload takes off what is loaded"
+        )
     # Kept before the plan is made: whether its module may be removed and loaded again stands in its manifest.
     session.store.keep(target, module, signature)
     plan = choice.plan_rollback(

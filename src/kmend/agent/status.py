@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmend import __version__
-from kmend.agent import checking, conditions, effective, failpoint, metrics, preflight, rebooting, stopping
+from kmend.agent import checking, conditions, effective, failpoint, metrics, preflight, rebooting, recalled, stopping
 from kmend.agent.checking import LevelSummary
 from kmend.agent.choice import Obstacle
 from kmend.agent.conditions import Condition, Seen
@@ -175,6 +175,7 @@ def describe(session: Session, *, repository: str) -> Status:
             stopped=stopped.source if stopped is not None else "",
             obstacles=outlook.obstacles,
             waiting=outlook.manifest.level if outlook.manifest is not None else None,
+            recalled=recalled.reason(recalled.known(session), loaded) if loaded is not None else "",
         )
     )
     code, word = conditions.summary(found)

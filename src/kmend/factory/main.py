@@ -24,6 +24,7 @@ _COMMANDS = {
     "keys": "kmend.factory.commands.keys",
     "lab": "kmend.factory.commands.lab",
     "publish": "kmend.factory.commands.publish",
+    "recall": "kmend.factory.commands.recall",
     "reproduce": "kmend.factory.commands.reproduce",
     "selfcheck": "kmend.factory.commands.selfcheck",
     "survey": "kmend.factory.commands.survey",

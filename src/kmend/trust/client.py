@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater
 from tuf.ngclient.config import UpdaterConfig
@@ -30,6 +30,7 @@ from kmend.core import durable
 from kmend.core.document import decode, from_plain
 from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.manifest import FileRecord, LevelRecord, Levels, Manifest, sha256_hex
+from kmend.core.recall import Recalls
 from kmend.trust import clockcheck, layout
 from kmend.trust.errors import (
     CertificateError,
@@ -40,6 +41,7 @@ from kmend.trust.errors import (
 )
 from kmend.trust.freshness import MAX_METADATA_BYTES, ROOT_EVERY_SECONDS, MetadataFetcher
 from kmend.trust.partials import Partials
+from kmend.trust.recalls import MAX_RECALL_BYTES, META_NAME, read_recalls, stated_version
 from kmend.trust.translation import translated
 from kmend.trust.transport import Partial, Transport
 
@@ -67,12 +69,15 @@ class Freshness:
 class Repository:
     """Verified access; made by `open_repository`."""
 
-    def __init__(self, url: str, updater: Updater, transport: Transport, state: Path, freshness: Freshness) -> None:
+    def __init__(
+        self, url: str, updater: Updater, transport: Transport, state: Path, freshness: Freshness, scratch: Path
+    ) -> None:
         self._url = url
         self._updater = updater
         self._transport = transport
         self._state = state
         self.freshness = freshness
+        self._scratch = scratch
 
     def levels(self, build_id: str) -> Levels | None:
         """The levels published for one kernel build; None if the repository has none for it.
@@ -94,6 +99,25 @@ class Repository:
         if levels.build_id != build_id or stated != expected:
             raise MismatchError(f"{path} does not say what its signed metadata says of it")
         return levels
+
+    def recalls(self) -> Recalls:
+        """What the publisher has recalled.
+
+        Raises:
+            TrustError: it cannot be fetched, or is not signed by who may recall.
+        """
+        root = Metadata[Root].from_file(str(self._scratch / "root.json")).signed
+        version = stated_version(Metadata[Snapshot].from_file(str(self._scratch / "snapshot.json")).signed)
+        if version == 0:
+            return Recalls()
+        kept = self._scratch / META_NAME
+        with contextlib.suppress(OSError, MismatchError):
+            return read_recalls(kept.read_bytes(), root, version)
+        address = self._address(f"{layout.METADATA}/{version}.{META_NAME}")
+        content = self._transport.get(address, MAX_RECALL_BYTES).content
+        recalls = read_recalls(content, root, version)
+        kept.write_bytes(content)  # stored durably with the rest at the end
+        return recalls
 
     def manifest(self, build_id: str, record: LevelRecord) -> Manifest:
         """The manifest of one level.
@@ -318,7 +342,7 @@ def open_repository(
                 updater.refresh()
             refreshed = True
             freshness = _freshness(scratch, now)
-            yield Repository(url, updater, transport, state, freshness)
+            yield Repository(url, updater, transport, state, freshness, scratch)
         finally:
             _copy_out(scratch, kept)
             if refreshed:

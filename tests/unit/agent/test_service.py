@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import os
 import shutil
 import signal
@@ -20,6 +21,9 @@ from kmend.agent.errors import TerminatedError
 from kmend.agent.handover import Fetch, Handled, Request
 from kmend.agent.notifying import Notifier
 from kmend.agent.service import Service
+from kmend.core.recall import Extent
+from kmend.trust.signing.keyfiles import KeyFolder
+from kmend.trust.signing.publishing import Publisher
 
 DAY = 86_400
 
@@ -386,3 +390,21 @@ def test_systemd_is_told_by_datagrams(tmp_path: Path) -> None:
     assert got == ["READY=1", "WATCHDOG=1", "STATUS=level 3 ", "STOPPING=1"]
     notifier.ready()  # nobody listens any more
     assert Notifier({"WATCHDOG_USEC": "90000000", "WATCHDOG_PID": "1"}).watchdog == 0
+
+
+def test_a_recall_reaches_the_host_by_the_service(
+    machine: Machine, clock: Running, tmp_path: Path, published: Published
+) -> None:
+    folder = tmp_path / "recalling"
+    both = [livepatch(number, CVES[:number], base=number - 1 or None) for number in (1, 2)]
+    publish(folder, published.keys, both[:1])
+    configure_for(machine, folder, published.root)
+    run(machine, clock, 1000)
+    publish(folder, published.keys, both[1:])
+    run(machine, clock, 2000)
+    assert levels(machine) == ["2"]
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    publisher = Publisher(folder, KeyFolder(published.keys, lambda path: b""), now=now + datetime.timedelta(seconds=5))
+    publisher.recall(Extent.REVERT, "it crashes hosts", fix=both[1][0].fixes[-1].digest)
+    run(machine, clock, 2000)
+    assert levels(machine) == ["1"]

@@ -4,6 +4,7 @@ root.json            the first trust root, signed; hosts get it at install
 repository.json      how the repository is to be laid out
 offline/root-1.pem   ed25519, PKCS#8, optionally encrypted; kept by people, away from machines
 offline/targets-1.pem
+offline/recall-1.pem signs recalls, and nothing else; kept apart from the server too
 online/snapshot.pem  ed25519; on the machine that refreshes the repository
 online/timestamp.pem
 module/module.pem    RSA, signs modules for the kernel; module.x509 is its certificate in DER, to be enrolled on hosts
@@ -27,6 +28,7 @@ from tuf.api.metadata import Metadata, Role, Root
 from kmend.core import durable
 from kmend.core.document import decode, encode
 from kmend.core.errors import MalformedError
+from kmend.trust import recalls
 from kmend.trust.layout import DEFAULT_BIN_BITS
 from kmend.trust.signing import modules
 from kmend.trust.signing.errors import KeyFileError
@@ -34,6 +36,7 @@ from kmend.trust.signing.errors import KeyFileError
 ROOT_DAYS = 365
 OFFLINE_ROLES = ("root", "targets")
 ONLINE_ROLES = ("snapshot", "timestamp")
+RECALL_FILE = "recall-1.pem"
 MAX_KEY_BYTES = 64 * 1024
 Passphrase = Callable[[Path], bytes]
 """Asked for the passphrase of an encrypted key file."""
@@ -127,6 +130,7 @@ def create(folder: Path, plan: KeyPlan, *, now: datetime.datetime, passphrase: b
                 root_signers.append(signer)
     for role in ONLINE_ROLES:
         root.add_key(_make(folder / "online" / f"{role}.pem", b"").public_key, role)
+    name_recall_key(root, _make(folder / "offline" / RECALL_FILE, passphrase))
     key, certificate = modules.make_key(plan.common_name, bits=plan.module_key_bits, now=now)
     _write_key(folder / "module" / "module.pem", key, b"")
     durable.write_durably(
@@ -177,7 +181,7 @@ class KeyFolder:
         Raises:
             KeyFileError: fewer than `threshold` of them are in the folder.
         """
-        sub = "offline" if role in OFFLINE_ROLES else "online"
+        sub = "offline" if role in (*OFFLINE_ROLES, recalls.ROLE) else "online"
         found = [_signer(self._load(path)) for path in sorted((self.folder / sub).glob(f"{role}*.pem"))]
         usable = tuple(signer for signer in found if signer.public_key.keyid in keyids)
         if len(usable) < threshold:
@@ -186,6 +190,10 @@ class KeyFolder:
                 hint="bring the other key files into the folder; keys that the trust root does not name do not count",
             )
         return usable
+
+    def signer(self, path: Path) -> CryptoSigner:
+        """The signer of one key file."""
+        return _signer(self._load(path))
 
     def module_key(self) -> ModuleKey | None:
         """What signs modules for the kernel; None if the folder has no such key (operators then sign themselves)."""
@@ -221,6 +229,16 @@ def load_module_key(key_path: Path, certificate_path: Path, passphrase: Passphra
     return ModuleKey(key, certificate)
 
 
+def name_recall_key(root: Root, signer: CryptoSigner) -> None:
+    """Say in the trust root who may sign recalls."""
+    key = signer.public_key
+    root.unrecognized_fields[recalls.ROOT_FIELD] = {
+        "keys": {key.keyid: key.to_dict()},
+        "keyids": [key.keyid],
+        "threshold": 1,
+    }
+
+
 def renew_root(metadata: Metadata[Root], keys: KeyFolder, *, now: datetime.datetime) -> bytes:
     """The next version of a trust root with the same keys and a later expiry.
 
@@ -229,6 +247,10 @@ def renew_root(metadata: Metadata[Root], keys: KeyFolder, *, now: datetime.datet
     """
     role = metadata.signed.roles["root"]
     signers = keys.signers("root", role.keyids, role.threshold)
+    if recalls.ROOT_FIELD not in metadata.signed.unrecognized_fields:
+        # A repository from before there were recalls.
+        path = keys.folder / "offline" / RECALL_FILE
+        name_recall_key(metadata.signed, keys.signer(path) if path.exists() else _make(path, b""))
     metadata.signed.version += 1
     metadata.signed.expires = now + datetime.timedelta(days=ROOT_DAYS)
     metadata.signatures.clear()

@@ -19,6 +19,7 @@ from kmend.core.cache import locked
 from kmend.core.document import decode, encode, plain
 from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.manifest import FileRecord, LevelRecord, Levels, Manifest, missing_fixes, sha256_hex
+from kmend.core.recall import Extent, Recall, Recalls
 from kmend.trust import layout, module_signature
 from kmend.trust.client import read_manifest
 from kmend.trust.signing import modules, tree
@@ -129,8 +130,11 @@ def _read_source(folder: Path, manifest: Manifest) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def check_succession(previous: Sequence[Manifest], candidate: Manifest) -> None:
+def check_succession(previous: Sequence[Manifest], candidate: Manifest, recalls: Recalls | None = None) -> None:
     """Whether `candidate` may follow the levels already published for its kernel build, in rising order.
+
+    Args:
+        recalls: those that stand: a recalled fix may be left out.
 
     Raises:
         PublishRefusedError: not newer, on a base that is not there, or without fixes that the level before has.
@@ -154,7 +158,7 @@ def check_succession(previous: Sequence[Manifest], candidate: Manifest) -> None:
         )
     if candidate.base is not None and candidate.base not in {manifest.level for manifest in previous}:
         raise PublishRefusedError(f"level {candidate.level} is built on level {candidate.base}, which is not published")
-    missing = missing_fixes(newest, candidate)
+    missing = missing_fixes(newest, candidate) - (recalls.fixes if recalls is not None else frozenset())
     if missing:
         lost = [fix for fix in newest.fixes if fix.digest in missing]
         cves = sorted({cve for fix in lost for cve in fix.cves} - set(candidate.cves))
@@ -214,6 +218,49 @@ class Publisher:
             tree.commit(current, self._keys, self._now)
             return self._result(current, ())
 
+    def recalls(self) -> Recalls:
+        """The recalls that stand."""
+        with self._existing() as current:
+            return tree.recalls(current)
+
+    def recall(self, extent: Extent, reason: str, *, fix: str = "", build_id: str = "", level: int = 0) -> Recalls:
+        """Recall a fix, or a level of a kernel build; returns all recalls that stand.
+
+        Raises:
+            PublishRefusedError: it is not one that could be recalled.
+            SigningError: the recall key or the online keys are not at hand.
+        """
+        with self._existing() as current:
+            before = tree.recalls(current)
+            at = int(self._now.timestamp())
+            try:
+                item = Recall(before.last + 1, extent, reason, at, fix, build_id, level)
+                after = Recalls(before.version + 1, item.number, (*before.recalls, item))
+            except MalformedError as problem:
+                raise PublishRefusedError(problem.message, hint=problem.hint) from None
+            self._make_current(current, after)
+            return after
+
+    def withdraw(self, number: int) -> Recalls:
+        """Take back a recall; returns those that still stand.
+
+        Raises:
+            PublishRefusedError: there is none of that number.
+        """
+        with self._existing() as current:
+            before = tree.recalls(current)
+            kept = tuple(item for item in before.recalls if item.number != number)
+            if len(kept) == len(before.recalls):
+                raise PublishRefusedError(f"there is no recall {number}", hint="kmend-factory recall lists them")
+            after = Recalls(before.version + 1, before.last, kept)
+            self._make_current(current, after)
+            return after
+
+    def _make_current(self, current: tree.Tree, recalls: Recalls) -> None:
+        tree.check_root(current.root.signed, self._now)
+        tree.write_recalls(current, recalls, self._keys, self._now)
+        tree.commit(current, self._keys, self._now)
+
     def renew(self) -> int:
         """Publish the next version of the trust root with a later expiry; returns its version."""
         with self._existing() as current:
@@ -271,7 +318,7 @@ class Publisher:
             if build_id not in documents:
                 documents[build_id] = self._levels(current, build_id)
                 manifests[build_id] = [self._manifest(build_id, record) for record in documents[build_id].levels]
-            check_succession(manifests[build_id], manifest)
+            check_succession(manifests[build_id], manifest, tree.recalls(current))
             manifests[build_id].append(manifest)
             record = LevelRecord(
                 level=manifest.level,

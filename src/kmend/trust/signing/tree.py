@@ -26,10 +26,14 @@ from tuf.api.metadata import (
 )
 
 from kmend.core import durable
+from kmend.core.document import plain
 from kmend.core.errors import SystemProblemError
+from kmend.core.recall import Recalls
 from kmend.trust import layout
 from kmend.trust.client import SIGNED_FIELD
 from kmend.trust.freshness import MAX_METADATA_BYTES
+from kmend.trust.recalls import MAX_RECALL_BYTES, META_NAME, ROLE, delegator, read_recalls, stated_version
+from kmend.trust.recalls import SIGNED_FIELD as RECALLS_FIELD
 from kmend.trust.signing.errors import PublishRefusedError, SigningError
 from kmend.trust.signing.keyfiles import KeyFolder
 
@@ -38,6 +42,8 @@ T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 TARGETS_DAYS = 365
 SNAPSHOT_DAYS = 30
 TIMESTAMP_DAYS = 7
+RECALL_DAYS = 36_500
+"""A recall stands until it is withdrawn; TUF metadata must name an expiry."""
 RENEW_DAYS = 60
 """Offline-signed metadata with less than this left is signed again when the offline keys are at hand anyway."""
 
@@ -166,6 +172,39 @@ def replace_bins(tree: Tree, changes: dict[str, TargetFile], keys: KeyFolder, no
         metadata.signed.version += 1
         metadata.signed.expires = expires
         meta[f"{name}.json"] = _write(tree, name, metadata, signers)
+
+
+def recalls(tree: Tree) -> Recalls:
+    """The recalls that stand, verified."""
+    version = stated_version(tree.snapshot.signed)
+    if version == 0:
+        return Recalls()
+    content = durable.read_bounded(tree.folder / f"{version}.{ROLE}.json", max_bytes=MAX_RECALL_BYTES)
+    return read_recalls(content, tree.root.signed, version)
+
+
+def write_recalls(tree: Tree, recalls: Recalls, keys: KeyFolder, now: datetime.datetime) -> None:
+    """Write the next version of the recalls, signed by the recall key; `commit` makes it the current one.
+
+    Raises:
+        SigningError: the trust root names nobody who may recall, or that key is not at hand.
+    """
+    signers = delegator(tree.root.signed)
+    if signers is None or signers.delegations is None or signers.delegations.roles is None:
+        raise SigningError(
+            "the trust root names nobody who may recall",
+            hint="with the root keys at hand: kmend-factory keys renew --keys KEYS --repository REPOSITORY",
+        )
+    role = signers.delegations.roles[ROLE]
+    body = Targets(version=recalls.version, expires=now + datetime.timedelta(days=RECALL_DAYS))
+    body.unrecognized_fields[RECALLS_FIELD] = plain(recalls)
+    metadata = Metadata(body)
+    for signer in keys.signers(ROLE, role.keyids, role.threshold):
+        metadata.sign(signer, append=True)
+    content = metadata.to_bytes()
+    read_recalls(content, tree.root.signed, recalls.version)
+    durable.write_durably(tree.folder / f"{recalls.version}.{ROLE}.json", content)
+    tree.snapshot.signed.meta[META_NAME] = MetaFile(recalls.version, length=len(content))
 
 
 def commit(tree: Tree, keys: KeyFolder, now: datetime.datetime) -> None:
