@@ -17,7 +17,7 @@ PASS = b"correct horse battery staple"
 
 def test_private_keys_are_for_their_owner_only(keys: Path) -> None:
     files = [path for path in keys.rglob("*.pem") if path.is_file()]
-    assert len(files) == 5
+    assert len(files) == 6
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     assert stat.S_IMODE((keys / "offline").stat().st_mode) == 0o700
 
