@@ -64,8 +64,10 @@ def offer(repository: Path, url: str, root: Path, packages: Sequence[Path]) -> s
 
 
 def one_line(url: str, digest: str) -> str:
-    """What a person types on a host, as root."""
+    """What a person types on a host, as root; a bare Debian has neither curl nor wget, but what needs kmend's Python has that."""
     return (
-        f"curl -fsSLo kmend-install.sh {url}/{FOLDER}/{SCRIPT} && "
+        f"u={url}/{FOLDER}/{SCRIPT} f=kmend-install.sh; "
+        "{ curl -fsSLo $f $u || wget -qO $f $u || "
+        "python3 -c 'import sys, urllib.request as r; r.urlretrieve(*sys.argv[1:])' $u $f; } && "
         f"echo '{digest}  kmend-install.sh' | sha256sum -c --quiet && sh kmend-install.sh"
     )

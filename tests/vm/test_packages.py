@@ -61,11 +61,8 @@ def offered(published: Published, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def bare(published: Published, offered: tuple[int, str, Path]) -> Iterator[PackagedHost]:
-    """A Debian without kmend; its minimal userland has no curl, so Python fetches the script."""
+    """A Debian without kmend, and without curl and wget."""
     port, line, newer = offered
-    fetch, rest = line.split(" && ", 1)
-    program = "import sys, urllib.request as r; r.urlretrieve(*sys.argv[1:])"
-    line = shlex.join(["python3", "-c", program, fetch.split()[-1], "kmend-install.sh"]) + " && " + rest
     with lab.boot(published.kernel, lab.Shape.FULL, network=lab.Network(to_host=(port,))) as vm:
         yield PackagedHost(vm, published, line, newer)
 

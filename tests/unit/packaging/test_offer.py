@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,3 +173,27 @@ def test_packages_of_other_kinds_are_refused(tmp_path: Path) -> None:
             offer(tmp_path, "https://a", tmp_path, [tmp_path / name for name in packages])
     with pytest.raises(PackagingError, match="does not exist"):
         offer(tmp_path, "https://a", tmp_path / "root.json", [])
+
+
+@pytest.mark.parametrize("tool", ["curl", "wget", "python3"])
+def test_the_line_takes_what_the_host_has(offered: Offered, tool: str) -> None:
+    """And it runs nothing that is not of the digest in it."""
+    fetch = "import sys, urllib.request as r; r.urlretrieve(*sys.argv[1:])"
+    others = f'exec {sys.executable} -c \'{fetch}\' "$3" "$2"'
+    tools = offered.host / "tools"
+    tools.mkdir()
+    programs = {tool: f'exec {sys.executable} "$@"' if tool == "python3" else others, "sh": f'echo "$@" >> {tools}/log'}
+    for name, text in {**programs, "sha256sum": 'exec /usr/bin/sha256sum "$@"'}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+
+    def run() -> int:
+        command = ["/bin/sh", "-c", offered.line]
+        return subprocess.run(command, env={"PATH": str(tools)}, cwd=tools, timeout=60, check=False).returncode
+
+    assert run() == 0
+    assert (tools / "log").read_text() == "kmend-install.sh\n"
+    with (offered.folder / "install/install.sh").open("a") as script:
+        script.write("# changed\n")
+    assert run() != 0
+    assert (tools / "log").read_text() == "kmend-install.sh\n"
