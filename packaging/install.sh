@@ -111,7 +111,11 @@ main() {
   [ "$update" = yes ] || exit 0
   status=0
   update || status=$?
-  [ "$status" = 0 ] || say "installed, but nothing was loaded; the service tries again by itself, and kmend status tells more"
+  case "$status" in
+    0) ;;
+    30) say "installed; what this host holds back stands above, and in kmend status" ;;
+    *) say "installed, but nothing was loaded; the service tries again by itself, and kmend status tells more" ;;
+  esac
   exit "$status"
 }
 

@@ -252,3 +252,17 @@ def test_purge_in_a_container_leaves_the_hosts_kernel_alone(tree: HostTree) -> N
     assert tree.run("deb.postrm", "purge").returncode == 0
     assert (patch / "enabled").read_text() == "1\n"
     assert not (tree.root / "state").exists()
+
+
+def test_installed_again_after_removal_starts_what_removal_stopped(tmp_path: Path) -> None:
+    """dpkg calls it with the version before, as in an upgrade; an upgrade starts nothing that was stopped."""
+    host = HostTree(tmp_path)
+    start = "systemctl --no-block start a.service"
+    host.run("deb.postinst", "configure", "0.0.9")
+    assert start not in host.calls.read_text()
+    host.run("deb.prerm", "remove")
+    host.run("deb.postinst", "configure", "0.0.9")
+    assert start in host.calls.read_text()
+    host.calls.unlink()
+    host.run("deb.postinst", "configure", "0.0.9")
+    assert start not in host.calls.read_text()
