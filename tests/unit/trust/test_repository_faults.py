@@ -318,7 +318,7 @@ def test_faults_on_the_way_lose_nothing(repository: Path, keys: Path, tmp_path: 
         "cut": [reply(200, b"{", Content_Length="50"), CLOSE],
         "silent": [0.3, CLOSE],
         "page": PAGE,
-        "garbage": reply(200, os.urandom(100)),
+        "garbage": reply(200, b"\xff" + os.urandom(99)),  # not a page: that begins with "<"
         "empty": reply(200, b""),
         "failing": reply(500),
     }
