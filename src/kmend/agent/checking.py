@@ -106,15 +106,16 @@ def last_check(session: Session) -> LastCheck | None:
     """
     found = recorded_check(session)
     said = handover.read_fetch(session.paths)
-    if said is None or said.build_id != session.running.build_id or said.at > session.clock.now() + 60:
+    now = session.clock.now()
+    if said is None or said.build_id != session.running.build_id or not 0 <= said.at <= now + 60:
         return found
     if found is None:
         if not said.kind:
             return None  # the loader has not looked at it yet
         return LastCheck(said.build_id, said.at, 0, said.kind, said.message, None, (), (), 0)
-    if said.at <= found.at:
+    if said.at <= found.at <= now + 60:  # else the clock was set back since
         return found
-    good = max(found.good_at, min(said.good_at, found.expires))
+    good = max(found.good_at, min(said.good_at, said.at, found.expires))
     return dataclasses.replace(found, at=said.at, good_at=good, kind=said.kind, message=said.message)
 
 
@@ -145,7 +146,9 @@ def opened(session: Session, *, state: Path | None = None, transport: Transport 
     url = session.host.source or config.repository.url
     with ExitStack() as stack:
         if transport is None:
-            transport = stack.enter_context(closing(Transport(network(config))))
+            # What the service has fetched lies where its account may put anything.
+            beneath = session.paths.fetched if session.host.source else None
+            transport = stack.enter_context(closing(Transport(network(config), beneath=beneath)))
         yield stack.enter_context(open_repository(url, bootstrap=bootstrap, state=state, transport=transport))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -269,15 +270,20 @@ def _about(session: Session, environment: Mapping[str, str]) -> str:
 
 def _tree(folder: Path) -> str:
     rows = []
-    for path in sorted(folder.rglob("*"))[:MAX_TREE]:
+    for path in sorted(itertools.islice(folder.rglob("*"), MAX_TREE)):
         try:
             found = path.lstat()
         except OSError:
             continue
         rows.append(
-            f"{found.st_mode & 0o7777:04o} {found.st_size:>10} {int(found.st_mtime)} {path.relative_to(folder)}"
+            f"{found.st_mode & 0o7777:04o} {found.st_size:>10} {int(found.st_mtime)} {_printable(str(path.relative_to(folder)))}"
         )
     return "\n".join(rows) + "\n"
+
+
+def _printable(name: str) -> str:
+    """A file's name, which the service's account may have chosen, on one line and without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _livepatches(folder: Path) -> str:

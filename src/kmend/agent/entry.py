@@ -11,9 +11,14 @@ def main() -> int:
     if sys.argv[1:] == ["agent", "run"]:
         from kmend.agent import service
         from kmend.agent.session import Host
+        from kmend.core.errors import KmendError
 
         logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="kmend: %(message)s")
-        return service.run(Host(), "run")
+        try:
+            return service.run(Host(), "run")
+        except KmendError as problem:
+            logging.getLogger(__name__).error("error: %s", problem.diagnosis())
+            return problem.exit_status
     from kmend.agent.main import main as command
 
     return command()

@@ -14,12 +14,13 @@ from types import TracebackType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from kmend.agent import checking
+from kmend.agent import checking, handover
 from kmend.agent.config import Config
 from kmend.agent.errors import NotSupportedError
 from kmend.agent.session import Session
 from kmend.core import durable
 from kmend.core.errors import SystemProblemError
+from kmend.core.manifest import FileRecord, sha256_hex
 from kmend.trust import layout
 from kmend.trust.client import Repository
 from kmend.trust.transport import Answer, Partial, Transport
@@ -27,6 +28,18 @@ from kmend.trust.transport import Answer, Partial, Transport
 MAX_MIRROR_BYTES = 128 * 1024 * 1024
 MAX_MIRROR_FILES = 5000
 UNSUPPORTED_EVERY = 86_400
+_DAMAGED = frozenset(
+    {
+        "repository-missing",
+        "repository-mismatch",
+        "repository-malformed",
+        "repository-mixed",
+        "repository-signature",
+        "repository-too-large",
+        "repository-unreachable",
+    }
+)
+"""What the loader says of a mirror that is not whole; fetched anew once for each such answer."""
 _TIMESTAMP = "metadata/timestamp.json"
 
 
@@ -97,6 +110,7 @@ class Fetcher:
         self._state = folder / "verified"
         self._mirror = folder / "mirror"
         self._transport = MirroringTransport(config, self._mirror, alive)
+        self._begun_for: int | None = None
 
     def __enter__(self) -> Fetcher:
         return self
@@ -118,7 +132,7 @@ class Fetcher:
             TrustError: it is not reachable or not trustworthy.
             SystemProblemError: this host's disk.
         """
-        self._bound()
+        self._bound(session)
         seen = checking.recorded_check(session)
         try:
             with checking.opened(session, state=self._state, transport=self._transport) as repository:
@@ -142,19 +156,35 @@ class Fetcher:
         if chosen is None:
             return
         record = look.records[chosen.level].module
-        kept = self._mirror / layout.file_path(record.sha256)
-        if session.store.module(chosen) is None and not (kept.is_file() and kept.stat().st_size == record.size):
+        if session.store.module(chosen) is None and not _holds(self._mirror / layout.file_path(record.sha256), record):
             repository.module(look.records[chosen.level])
         repository.signature(record.sha256, session.config.repository.signer)
 
-    def _bound(self) -> None:
-        """Begin anew when the folder has grown too large, or lacks what it once had."""
+    def _bound(self, session: Session) -> None:
+        """Begin anew when the folder has grown too large, lacks what it once had, or is not what the loader can verify."""
+        handled = handover.read_handled(session.paths)
+        refused = handled is not None and handled.kind in _DAMAGED and handled.number != self._begun_for
         files = [path.stat() for path in self._mirror.rglob("*") if path.is_file()]
         whole = (self._mirror / _TIMESTAMP).is_file()
-        if whole and len(files) <= MAX_MIRROR_FILES and sum(item.st_size for item in files) <= MAX_MIRROR_BYTES:
+        if (
+            whole
+            and not refused
+            and len(files) <= MAX_MIRROR_FILES
+            and sum(item.st_size for item in files) <= MAX_MIRROR_BYTES
+        ):
             return
+        self._begun_for = handled.number if handled is not None else None
         for folder in (self._mirror, self._state):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds(path: Path, record: FileRecord) -> bool:
+    """Whether a file that was fetched before is still the one that is signed."""
+    try:
+        content = durable.read_bounded(path, max_bytes=record.size)
+    except SystemProblemError:
+        return False
+    return len(content) == record.size and sha256_hex(content) == record.sha256
 
 
 def _write(path: Path, content: bytes) -> None:

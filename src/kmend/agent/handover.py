@@ -21,6 +21,7 @@ from kmend.core.errors import MalformedError, SystemProblemError
 
 MAX_BYTES = 8192
 MAX_TEXT = 500
+MAX_NUMBER = 2**53
 T = TypeVar("T")
 
 
@@ -29,7 +30,7 @@ class Request:
     """What the loader is asked for.
 
     Attributes:
-        number: rises with every request.
+        number: another one with every request; it has no order that the loader relies on.
         update: look at what was fetched, and load what this host may load; else only do what is due.
     """
 
@@ -81,6 +82,13 @@ def write_request(paths: Paths, request: Request) -> None:
     _write(paths.service / "request", request)
 
 
+def next_number(paths: Paths) -> int:
+    """A number that no request has that is still there, whatever somebody may have put in its place."""
+    handled, before = read_handled(paths), read_request(paths)
+    number = max(handled.number if handled else 0, before.number if before else 0) + 1
+    return number if 0 < number <= MAX_NUMBER else 1
+
+
 def read_handled(paths: Paths) -> Handled | None:
     """The last request that the loader has dealt with."""
     return _read(paths.run / "handled", Handled)
@@ -110,7 +118,7 @@ def _plain(text: str) -> str:
 
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        return decode(kind, durable.read_bounded(path, max_bytes=MAX_BYTES), max_bytes=MAX_BYTES)
+        return decode(kind, durable.read_bounded(path, max_bytes=MAX_BYTES, follow=False), max_bytes=MAX_BYTES)
     except (MalformedError, SystemProblemError):
         return None
 

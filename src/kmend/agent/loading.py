@@ -22,6 +22,8 @@ from kmend.core.errors import KmendError
 
 MAX_SECONDS = 86_400.0
 """It never lives longer; the service asks again while an intent is open."""
+PACE_SECONDS = 3.0
+"""Between two requests, without the lock: a service that asks without end must not keep an administrator's command out."""
 _STEP_SECONDS = 15.0
 _NAP_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
@@ -38,11 +40,15 @@ def serve(host: Host) -> None:
     prepare_folders(host.paths)
     host = dataclasses.replace(host, source=(host.paths.fetched / "mirror").as_uri())
     handled = handover.read_handled(host.paths)
-    seen = handled.number if handled is not None else 0
+    seen = handled.number if handled is not None else None
     end = host.clock.uptime() + MAX_SECONDS
+    earliest = 0.0
     while True:
         request = handover.read_request(host.paths)
-        asked = request is not None and request.number > seen
+        asked = request is not None and request.number != seen
+        if asked and host.clock.uptime() < earliest:
+            host.clock.sleep(earliest - host.clock.uptime())
+            continue
         try:
             problem, due = _step(host, wanted=asked and request is not None and request.update)
         except BusyError as busy:
@@ -50,6 +56,7 @@ def serve(host: Host) -> None:
         else:
             if asked and request is not None:
                 seen = request.number
+                earliest = host.clock.uptime() + PACE_SECONDS
                 _note(host, seen, problem)
         if due is None or host.clock.uptime() >= end:
             if not _newer(host, seen):
@@ -62,9 +69,9 @@ def serve(host: Host) -> None:
             host.clock.sleep(min(_NAP_SECONDS, max(0.01, wake - host.clock.uptime())))
 
 
-def _newer(host: Host, seen: int) -> bool:
+def _newer(host: Host, seen: int | None) -> bool:
     request = handover.read_request(host.paths)
-    return request is not None and request.number > seen
+    return request is not None and request.number != seen
 
 
 def _step(host: Host, *, wanted: bool) -> tuple[KmendError | None, float | None]:

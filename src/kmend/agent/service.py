@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import os
 import random
 import signal
 from collections.abc import Callable
@@ -165,9 +166,7 @@ class Service:
             self._tell(problem.message)
 
     def _ask(self, *, update: bool) -> None:
-        handled, before = handover.read_handled(self._paths), handover.read_request(self._paths)
-        number = max(handled.number if handled else 0, before.number if before else 0) + 1
-        handover.write_request(self._paths, Request(number, update))
+        handover.write_request(self._paths, Request(handover.next_number(self._paths), update))
 
     def _failed(self, config: Config, retry_after: float | None) -> float:
         self._failures += 1
@@ -270,13 +269,26 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def _refuse_foreign_folders(host: Host) -> None:
+    """Root must not write where another account may put symbolic links; nor leave there what that account cannot replace."""
+    for folder in (host.paths.fetched, host.paths.service):
+        owner = folder.stat().st_uid if folder.is_dir() else 0
+        if os.geteuid() == 0 and owner != 0:
+            raise SystemProblemError(
+                f"{folder} belongs to another account (user ID {owner}), and this is root",
+                hint="let systemd do it: systemctl start kmend-fetch.service; or kmend update, which needs no service",
+            )
+
+
 def run(host: Host, act: str) -> int:
     """`kmend agent run|once`.
 
     Raises:
-        ConfigError, SystemProblemError: for `once`.
+        ConfigError: for `once`.
+        SystemProblemError: its folders are another account's; for `once`, they cannot be written either.
     """
     try:
+        _refuse_foreign_folders(host)
         service = Service(host, Notifier())
         return service.run() if act == "run" else service.once()
     except SystemProblemError as problem:

@@ -7,6 +7,7 @@ directory entry is on disk before its own `fsync`.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -98,14 +99,22 @@ def remove_durably(path: Path) -> None:
         raise SystemProblemError(f"cannot remove {path}: {problem.strerror}") from problem
 
 
-def read_bounded(path: Path, *, max_bytes: int) -> bytes:
+def read_bounded(path: Path, *, max_bytes: int, follow: bool = True) -> bytes:
     """The content of a regular file of at most `max_bytes` bytes.
 
+    Args:
+        follow: the file may be a symbolic link; False where somebody who is not trusted writes its folder.
+
     Raises:
-        SystemProblemError: the file cannot be read or is larger than allowed.
+        SystemProblemError: the file cannot be read, is none, or is larger than allowed.
     """
     try:
-        with path.open("rb") as stream:
+        # Not blocking, so that a FIFO put in a file's place hangs nobody.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise SystemProblemError(f"cannot read {path}: it is not a regular file")
+        with os.fdopen(descriptor, "rb") as stream:
             content = stream.read(max_bytes + 1)
     except OSError as problem:
         raise SystemProblemError(f"cannot read {path}: {problem.strerror}") from problem

@@ -21,6 +21,7 @@ from kmend.trust.errors import (
     UnreachableError,
 )
 
+MAX_TEXT = 600
 _LAG = "a mirror may lag behind, or be in the middle of a copy; if it stays so, somebody holds updates back"
 _COPY = "copy the repository again, metadata last and timestamp.json last of all; if it stays so, somebody changes it"
 
@@ -42,14 +43,21 @@ def translated(now: float, server: Callable[[], float | None]) -> Iterator[None]
     except (exceptions.RepositoryError, exceptions.DownloadError) as problem:
         raise translate(problem, now, server()) from problem
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as problem:
-        raise BrokenMetadataError(f"the repository's metadata is malformed: {problem}") from problem
+        raise BrokenMetadataError(f"the repository's metadata is malformed: {_plain(problem)}") from problem
     except OSError as problem:
         raise SystemProblemError(f"cannot keep the repository's metadata: {problem.strerror or problem}") from problem
 
 
+def _plain(problem: Exception) -> str:
+    """Its message, which may quote what nobody has signed: bounded, without what a terminal would obey."""
+    text = str(problem)
+    shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+    return "".join(letter if letter.isprintable() else " " for letter in shown)
+
+
 def translate(problem: Exception, now: float, server: float | None) -> TrustError:
     """The error for one of python-tuf's."""
-    text = str(problem)
+    text = _plain(problem)
     if isinstance(problem, exceptions.DownloadError):
         return UnreachableError(text, hint="check the network and the repository's URL")
     if isinstance(problem, exceptions.ExpiredMetadataError):

@@ -10,7 +10,6 @@ import datetime
 import logging
 import os
 import random
-import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from kmend.core.durable import read_bounded
 from kmend.core.errors import SystemProblemError
 from kmend.trust import failures, retrying
 from kmend.trust.addresses import authorization, basic_login, origin, redirected, shown
+from kmend.trust.beneath import open_file
 from kmend.trust.certificates import make_context
 from kmend.trust.deadline import Deadline, bound, bound_tls
 from kmend.trust.errors import (
@@ -96,6 +96,7 @@ class Transport:
         environment: where proxies are looked for besides; None takes the process's own.
         sleep: waits between attempts.
         draw: uniform random numbers in [0, 1).
+        beneath: a folder that somebody else may write; files are only read below it, and no symbolic link there is followed.
 
     Attributes:
         server_time: what the last HTTP answer gave as its date. Unsigned, so only a hint that the local clock is wrong.
@@ -110,7 +111,9 @@ class Transport:
         environment: Mapping[str, str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         draw: Callable[[], float] = _random.random,
+        beneath: Path | None = None,
     ) -> None:
+        self._beneath = beneath
         self._network = network or Network()
         self._environment = os.environ if environment is None else environment
         self._sleep = sleep
@@ -311,15 +314,12 @@ class Transport:
         if parts.netloc not in ("", "localhost"):
             raise UnreachableError(f"file URLs have no host: {shown(parts.geturl())}", hint="write file:///path")
         try:
-            # Not blocking, so that a FIFO put in a file's place cannot hang the agent.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_file(path, self._beneath)
         except (FileNotFoundError, NotADirectoryError):
             raise MissingError(f"{path} does not exist", hint=failures.MISSING_HINT) from None
         except (OSError, ValueError) as problem:
             raise UnreachableError(f"cannot read {path}: {getattr(problem, 'strerror', problem)}") from None
         with os.fdopen(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UnreachableError(f"{path} is not a regular file")
             try:
                 content = stream.read(limit + 1)
             except OSError as problem:

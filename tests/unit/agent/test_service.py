@@ -47,7 +47,7 @@ class Running(SimulatedClock):
         if self.busy:
             return
         request, handled = handover.read_request(self.machine.paths), handover.read_handled(self.machine.paths)
-        if request is not None and request.number > (handled.number if handled else 0):
+        if request is not None and request.number != (handled.number if handled else None):
             self.busy = True
             self.loads += 1
             try:
