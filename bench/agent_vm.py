@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from demo.serving import served
-from tests.vm.published import Published, publish
+from tests.vm.published import publish
 
 from bench.agent import Row, row
 from kmend import lab
@@ -23,12 +25,9 @@ def update_times(runs: int) -> list[Row]:
     Raises:
         KmendError: kernel, build or guest cannot be had.
     """
-    with scratch_folder("bench-agent-vm", cache_root()) as folder:
-        published = publish(folder)
-        with served(folder / "repository") as port:
-            network = lab.Network(to_host=(port,))
-            with lab.boot(published.kernel, lab.Shape.FULL, network=network) as vm:
-                return _measure(vm, published, f"http://{lab.HOST_ADDRESS}:{port}", runs)
+    with _furnished("[timing]\nremove_after = 0") as vm:
+        vm.wait_settled()
+        return _measure(vm, runs)
 
 
 def service_memory(minutes: int) -> list[Row]:
@@ -37,19 +36,28 @@ def service_memory(minutes: int) -> list[Row]:
     Raises:
         KmendError: kernel, build or guest cannot be had.
     """
+    with _furnished("[service]\ninterval = 60") as vm:
+        return _resident(vm, minutes)
+
+
+@contextmanager
+def _furnished(settings: str) -> Iterator[lab.Vm]:
+    """A guest with the agent, configured for a repository that is served to it."""
     with scratch_folder("bench-agent-vm", cache_root()) as folder:
         published = publish(folder)
-        with served(folder / "repository") as port:
-            network = lab.Network(to_host=(port,))
-            with lab.boot(published.kernel, lab.Shape.FULL, network=network) as vm:
-                return _resident(vm, published, f"http://{lab.HOST_ADDRESS}:{port}", minutes)
+        with (
+            served(folder / "repository") as port,
+            lab.boot(published.kernel, lab.Shape.FULL, network=lab.Network(to_host=(port,))) as vm,
+        ):
+            vm.put(published.folder / "agent", "/opt/kmend")
+            vm.put(published.folder / "keys/root.json", "/etc/kmend/root.json")
+            text = f'[repository]\nurl = "http://{lab.HOST_ADDRESS}:{port}"\n{settings}\n'
+            vm.put_bytes(text.encode(), "/etc/kmend/agent.toml")
+            vm.sh("python3 -m compileall -q /opt/kmend", timeout=300)
+            yield vm
 
 
-def _resident(vm: lab.Vm, published: Published, url: str, minutes: int) -> list[Row]:
-    vm.put(published.folder / "agent", "/opt/kmend")
-    vm.put(published.folder / "keys/root.json", "/etc/kmend/root.json")
-    vm.put_bytes(f'[repository]\nurl = "{url}"\n[service]\ninterval = 60\n'.encode(), "/etc/kmend/agent.toml")
-    vm.sh("python3 -m compileall -q /opt/kmend", timeout=300)
+def _resident(vm: lab.Vm, minutes: int) -> list[Row]:
     vm.run([AGENT, "update"], timeout=300)
     command = vm.start_command([AGENT, "agent", "run"])
     taken: dict[str, list[float]] = {"Rss": [], "Private_Dirty": [], "Pss": []}
@@ -74,12 +82,7 @@ def _resident(vm: lab.Vm, published: Published, url: str, minutes: int) -> list[
     ]
 
 
-def _measure(vm: lab.Vm, published: Published, url: str, runs: int) -> list[Row]:
-    vm.put(published.folder / "agent", "/opt/kmend")
-    vm.put(published.folder / "keys/root.json", "/etc/kmend/root.json")
-    vm.put_bytes(f'[repository]\nurl = "{url}"\n[timing]\nremove_after = 0\n'.encode(), "/etc/kmend/agent.toml")
-    vm.sh("python3 -m compileall -q /opt/kmend", timeout=300)
-    vm.wait_settled()
+def _measure(vm: lab.Vm, runs: int) -> list[Row]:
     whole, kernel, checks = [], [], []
     for _ in range(runs):
         start = time.monotonic()

@@ -13,7 +13,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +141,7 @@ def curve(kernel: Kernel, program: Path, pairs: Sequence[tuple[Module, Module]],
         with _guest(kernel, program, every) as guest:
             command = guest.vm.start_command(["/guest", "crowd", str(threads)])
             _say(f"{threads} threads, {_how(kernel, guest.vm)}")
-            _until(lambda vm=guest.vm, least=threads: _threads(vm) >= least)  # type: ignore[misc]
+            _wait_for_threads(guest.vm, threads)
             for one, other in pairs:
                 took = [_round(guest, one, other) for _ in range(runs)]
                 middle = [statistics.median(column) * 1000 for column in zip(*took, strict=True)]
@@ -280,9 +280,9 @@ def _how(kernel: Kernel, vm: lab.Vm) -> str:
     return f"{kernel.identity.ref}, two {'emulated' if vm.accelerator == 'tcg' else 'virtual'} processors"
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def _wait_for_threads(vm: lab.Vm, least: int) -> None:
     deadline = time.monotonic() + 120
-    while not condition():
+    while _threads(vm) < least:
         if time.monotonic() > deadline:
             raise KmendError("the guest does not come to the state that is to be measured")
         time.sleep(0.2)

@@ -96,11 +96,13 @@ class Update:
 
     Attributes:
         level: the level in force afterwards, 0 if none.
+        recalled: what was loaded before was recalled, and has been taken off.
     """
 
     level: int
     applied: Applied | None
     message: str
+    recalled: bool = False
 
 
 def update(session: Session, level: int | None) -> Update:

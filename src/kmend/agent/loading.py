@@ -116,7 +116,7 @@ def _update(session: Session) -> KmendError | None:
     except KmendError as problem:
         _logger.warning("%s", problem.diagnosis())
         return problem
-    if result.applied is not None or "recalled" in result.message:
+    if result.applied is not None or result.recalled:
         _say(result.message)
     return None
 

@@ -29,13 +29,13 @@ from kmend.agent.errors import (
 )
 from kmend.agent.examination import examine
 from kmend.agent.lock import held
+from kmend.agent.output import say, show, wants_colour
 from kmend.agent.recalling import update_obeying
 from kmend.agent.removal import before_removal
 from kmend.agent.returning import rollback, unload
 from kmend.agent.session import Host, Session, prepare_folders
 from kmend.agent.settling import settle
 from kmend.agent.states import UNDER_WAY, State
-from kmend.core.document import plain
 from kmend.core.errors import KmendError, SystemProblemError, UsageError
 
 EXIT_CODES = """exit codes of status --exit-code and check --exit-code, the worst first: 60 error, or no recent good check;
@@ -60,8 +60,17 @@ def main(arguments: Sequence[str] | None = None, *, host: Host | None = None) ->
     except UsageError as problem:
         return _report(problem, as_json="--json" in words)
     if remark:
-        _say(remark)
-    options = command_line().parse_args(words)
+        say(remark)
+    try:
+        options = command_line().parse_args(words)
+    except SystemExit as stop:
+        if stop.code == 2 and words[:1] == ["nagios"]:  # 2 would be CRITICAL, and what is wrong is the call
+            from kmend.agent import nagios
+
+            severity, line = nagios.broken("the check is called in a way that kmend does not know")
+            sys.stdout.write(line + "\n")
+            return int(severity)
+        raise
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING, stream=sys.stderr, format="kmend: %(message)s"
     )
@@ -154,7 +163,7 @@ def _run(options: argparse.Namespace, host: Host) -> int:
     prepare_folders(host.paths)
     config = read_config(host.paths.config)
     with held(host.paths.run / "lock", options.command, host.clock):
-        session = Session(host, config, _say)
+        session = Session(host, config, say)
         session.announce = lambda: status.announce(session)
         session.recover()
         try:
@@ -172,7 +181,7 @@ def _leave(session: Session) -> None:
         if session.next_deadline() is not None:
             session.host.spawn_settler()
     except KmendError as problem:
-        _say(f"cannot tell what is due later: {problem.message}")
+        say(f"cannot tell what is due later: {problem.message}")
 
 
 def _status(options: argparse.Namespace, host: Host) -> int:
@@ -185,15 +194,15 @@ def _status(options: argparse.Namespace, host: Host) -> int:
     try:
         if _may_write(host):
             with held(host.paths.run / "lock", "status", host.clock, wait=0.5):
-                document = _recovered_status(Session(host, config, _say))
+                document = _recovered_status(Session(host, config, say))
         else:
-            document = status.describe(Session(host, config, _say), repository=config.repository.url)
+            document = status.describe(Session(host, config, say), repository=config.repository.url)
     except BusyError as caught:
-        _say(caught.message)
-        document = status.describe(Session(host, config, _say), repository=config.repository.url)
+        say(caught.message)
+        document = status.describe(Session(host, config, say), repository=config.repository.url)
     if problem is not None:
         _report(problem, as_json=False)
-    _print(options, document, lambda: render.status(document, render.Painter(colour=_wants_colour())))
+    show(options, document, lambda: render.status(document, render.Painter(colour=wants_colour())))
     if not options.exit_code:
         return 0
     return 60 if problem is not None else document.exit_code
@@ -204,12 +213,12 @@ def _recovered_status(session: Session) -> status.Status:
     try:
         session.recover()
     except SystemProblemError as problem:
-        _say(f"what has happened cannot be recorded: {problem.message}")
+        say(f"what has happened cannot be recorded: {problem.message}")
     document = status.describe(session, repository=session.config.repository.url)
     try:
         status.publish(session, document)
     except SystemProblemError as problem:
-        _say(f"cannot publish the state: {problem.message}")
+        say(f"cannot publish the state: {problem.message}")
     return document
 
 
@@ -229,13 +238,13 @@ def _check(options: argparse.Namespace, session: Session) -> int:
     with checking.recorded(session), checking.opened(session) as repository:
         checking.find(session, repository)
     document = status.describe(session, repository=session.config.repository.url)
-    _print(options, document, lambda: render.status(document, render.Painter(colour=_wants_colour())))
+    show(options, document, lambda: render.status(document, render.Painter(colour=wants_colour())))
     return document.exit_code if options.exit_code else 0
 
 
 def _update(options: argparse.Namespace, session: Session) -> int:
     result = update_obeying(session, options.level)
-    _print(options, result, lambda: _update_text(result))
+    show(options, result, lambda: _update_text(result))
     return 0
 
 
@@ -258,20 +267,20 @@ def _preflight(options: argparse.Namespace, session: Session) -> int:
             raise NotPossibleError(f"level {options.level} is not known on this host", hint="kmend check asks for it")
     kept = session.store.module(manifest) if manifest is not None else None
     examined = examine(session, manifest, signed=kept is None or bool(kept[1]))
-    _print(options, examined, lambda: render.preflight(examined))
+    show(options, examined, lambda: render.preflight(examined))
     return 0 if examined.fit else PreflightError.exit_status
 
 
 def _boot(options: argparse.Namespace, session: Session) -> int:
     result = boot(session)
-    _print(options, result, lambda: result.message)
+    show(options, result, lambda: result.message)
     return 0
 
 
 def _rollback(options: argparse.Namespace, session: Session) -> int:
     result = rollback(session, options.to, unload_first=options.unload_first)
     gap = f"; unprotected for {result.unprotected_seconds:.2f} s" if result.unprotected_seconds else ""
-    _print(
+    show(
         options,
         result,
         lambda: (
@@ -285,7 +294,7 @@ def _rollback(options: argparse.Namespace, session: Session) -> int:
 def _unload(options: argparse.Namespace, session: Session) -> int:
     result = unload(session, wait=not options.no_wait)
     rest = "its module is still resident" if result.resident else "its module is removed"
-    _print(
+    show(
         options,
         result,
         lambda: (
@@ -299,19 +308,19 @@ def _unload(options: argparse.Namespace, session: Session) -> int:
 def _history(options: argparse.Namespace, session: Session) -> int:
     records = session.history.records()
     records = records[max(0, len(records) - max(0, options.limit)) :]
-    _print(options, {"format": "kmend-history/1", "records": records}, lambda: render.history(records))
+    show(options, {"format": "kmend-history/1", "records": records}, lambda: render.history(records))
     return 0
 
 
 def _quarantine(options: argparse.Namespace, session: Session) -> int:
     if options.act == "list":
         entries = session.quarantine.entries()
-        _print(options, {"format": "kmend-quarantine/1", "entries": entries}, lambda: render.quarantine(entries))
+        show(options, {"format": "kmend-quarantine/1", "entries": entries}, lambda: render.quarantine(entries))
         return 0
     chosen = [entry.module for entry in session.quarantine.entries() if options.level in (None, entry.level)]
     removed = [entry for module in dict.fromkeys(chosen) for entry in session.quarantine.clear(module)]
     text = "cleared: " + ", ".join(f"level {entry.level}" for entry in removed) if removed else "nothing to clear"
-    _print(options, {"format": "kmend-quarantine/1", "cleared": removed}, lambda: text)
+    show(options, {"format": "kmend-quarantine/1", "cleared": removed}, lambda: text)
     return 0
 
 
@@ -320,12 +329,12 @@ def _config(options: argparse.Namespace, host: Host) -> int:
     loaded = load_config(host.paths.config)
     if options.act == "check":
         found = configcommand.checked(loaded)
-        _print(options, found, lambda: configcommand.check_text(found))
+        show(options, found, lambda: configcommand.check_text(found))
     else:
         document = configcommand.configuration(loaded)
-        _print(options, document, lambda: configcommand.show_text(document))
+        show(options, document, lambda: configcommand.show_text(document))
         for problem in loaded.problems:
-            _say(f"error: {problem}")
+            say(f"error: {problem}")
     return ConfigError.exit_status if loaded.problems else 0
 
 
@@ -336,9 +345,9 @@ def _internal(act: str, host: Host) -> int:
     elif act == "load":
         loading.serve(host)
     elif act == "before-removal":
-        before_removal(host, _say)
+        before_removal(host, say)
     else:
-        Session(host, Config(), _say).note_shutdown()
+        Session(host, Config(), say).note_shutdown()
     return 0
 
 
@@ -354,19 +363,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Session], int]] = {
 }
 
 
-def _print(options: argparse.Namespace, document: object, text: Callable[[], str]) -> None:
-    if options.json:
-        sys.stdout.write(json.dumps(plain(document), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    else:
-        sys.stdout.write(text() + "\n")
-    sys.stdout.flush()
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"kmend: {message}\n")
-    sys.stderr.flush()
-
-
 def _report(problem: KmendError, *, as_json: bool) -> int:
     if as_json:
         document = {"error": {"kind": problem.kind, "message": problem.message, "hint": problem.hint}}
@@ -375,7 +371,3 @@ def _report(problem: KmendError, *, as_json: bool) -> int:
     if problem.hint:
         sys.stderr.write(f"hint: {problem.hint}\n")
     return problem.exit_status if isinstance(problem, (AgentError, UsageError)) else 1
-
-
-def _wants_colour() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"

@@ -24,6 +24,9 @@ from kmend.agent.states import State
 from kmend.core.errors import KmendError
 from kmend.core.manifest import Manifest
 
+RECALL = "recall"
+"""The cause of who goes back because the publisher says so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
@@ -59,12 +62,13 @@ class RolledBack:
     applied: Applied
 
 
-def rollback(session: Session, to: int | None, *, unload_first: bool) -> RolledBack:
+def rollback(session: Session, to: int | None, *, unload_first: bool, cause: str = "rollback") -> RolledBack:
     """Go back to an earlier level.
 
     Args:
         to: the level; None for the one that was replaced.
         unload_first: take the loaded level off before, where the kernel refuses to replace it.
+        cause: for the record; `recall` leaves nothing in quarantine, since the recall itself holds the level back.
 
     Raises:
         NotPossibleError: there is no such way on this boot.
@@ -101,21 +105,22 @@ def rollback(session: Session, to: int | None, *, unload_first: bool) -> RolledB
     session.say(f"{loaded.level} -> {target.level}: {plan.reason}")
     session.say(f"open again: {', '.join(plan.reopens) or 'no CVE by name'}")
     _wait_for_removal(session, plan)
-    hold = _hold(session, loaded, target, Cause.ROLLED_BACK)
+    hold = _hold(session, loaded, target, Cause.ROLLED_BACK) if cause != RECALL else None
     gap_from = session.clock.uptime()
     if plan.way is Way.UNLOAD_THEN_LOAD:
-        _take_off(session, loaded, cause="rollback", hold=hold)
-        applied = apply(session, target, module, signature, cause="rollback")
+        _take_off(session, loaded, cause=cause, hold=hold)
+        applied = apply(session, target, module, signature, cause=cause)
     else:
-        applied = apply(session, target, module, signature, cause="rollback", hold=hold)
+        applied = apply(session, target, module, signature, cause=cause, hold=hold)
     gap = session.clock.uptime() - gap_from if plan.way is Way.UNLOAD_THEN_LOAD else 0.0
     return RolledBack(loaded.level, target.level, plan.way.value, plan.reopens, round(gap, 3), applied)
 
 
-def unload(session: Session, *, wait: bool) -> Unloaded:
+def unload(session: Session, *, wait: bool, cause: str = "unload") -> Unloaded:
     """Take the livepatch off, and remove its module once that is safe.
 
     Args:
+        cause: as for `rollback`.
         wait: stay until the module is removed; else the detached child does it.
 
     Raises:
@@ -129,7 +134,8 @@ def unload(session: Session, *, wait: bool) -> Unloaded:
     loaded = _loaded(session)
     reopened = choice.reopened(loaded, None)
     session.say(f"taking level {loaded.level} off; open again: {', '.join(reopened) or 'no CVE by name'}")
-    seconds = _take_off(session, loaded, cause="unload", hold=_hold(session, loaded, None, Cause.UNLOADED))
+    hold = _hold(session, loaded, None, Cause.UNLOADED) if cause != RECALL else None
+    seconds = _take_off(session, loaded, cause=cause, hold=hold)
     name = loaded.module.name
     if session.pinned(name):
         session.say(f"module {name} stays resident until reboot: {'; '.join(loaded.pinned)}")
@@ -252,7 +258,7 @@ def _wait_for_removal(session: Session, plan: RollbackPlan) -> None:
         )
 
 
-def _take_off(session: Session, loaded: Manifest, *, cause: str, hold: Entry) -> float:
+def _take_off(session: Session, loaded: Manifest, *, cause: str, hold: Entry | None) -> float:
     """Disable the loaded livepatch and watch it go; returns the seconds it took."""
     session.journal.begin_preflight()
     if session.journal.open_state is State.SOAKING:
@@ -269,11 +275,12 @@ def _take_off(session: Session, loaded: Manifest, *, cause: str, hold: Entry) ->
         cves=loaded.cves,
         replaces=(),
         tainted=tainted(session.kernel),
-        intent_id=hold.intent,
+        intent_id=hold.intent if hold is not None else "",
     )
     start = session.clock.uptime()
     try:
-        place_hold(session, hold)
+        if hold is not None:
+            place_hold(session, hold)
         session.journal.begin_disabling()
         failpoint.reach("disable.before")
         try:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuf.api import exceptions
 from tuf.api.metadata import DelegatedRole, Delegations, Key, Metadata, Root, Snapshot, Targets
-from tuf.api.serialization import DeserializationError
 
 from kmend.core.document import from_plain
 from kmend.core.errors import MalformedError
 from kmend.core.recall import Recalls
 from kmend.trust.errors import MismatchError
+from kmend.trust.translation import UNREADABLE
 
 ROOT_FIELD = "x-kmend-recall"
 """Member of our root metadata: `keys` (by key ID), `keyids`, `threshold`."""
@@ -69,15 +68,7 @@ def read_recalls(content: bytes, root: Root, version: int) -> Recalls:
         recalls = from_plain(Recalls, metadata.signed.unrecognized_fields.get(SIGNED_FIELD))
     except MalformedError as problem:
         raise MismatchError(f"the recalls cannot be read: {problem.message}", hint=problem.hint) from None
-    except (
-        exceptions.RepositoryError,
-        DeserializationError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as problem:
+    except UNREADABLE as problem:
         raise MismatchError(f"the recalls are not signed by who may recall: {problem}") from None
     if recalls.version != version:
         raise MismatchError("the recalls do not say what their signed metadata says of them")

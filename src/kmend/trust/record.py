@@ -36,8 +36,7 @@ def signed_levels(state: Path, bootstrap: bytes, build_id: str) -> Levels:
         MismatchError: something is missing, changed, or not signed by who must sign it.
     """
     # Importing tuf takes 0.1 s and 15 MB, which commands that do not verify are spared.
-    from tuf.api import exceptions
-    from tuf.api.serialization import DeserializationError
+    from kmend.trust.translation import UNREADABLE
 
     try:
         return _verified(state, bootstrap, build_id)
@@ -45,14 +44,7 @@ def signed_levels(state: Path, bootstrap: bytes, build_id: str) -> Levels:
         raise MismatchError(f"the record kept on this host: {problem.message}") from None
     except SystemProblemError as problem:
         raise MismatchError(f"the record kept on this host is not whole: {problem.message}") from None
-    except (
-        exceptions.RepositoryError,
-        DeserializationError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as problem:
+    except UNREADABLE as problem:
         raise MismatchError(f"the record kept on this host does not verify: {problem}") from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 
 from tuf.api import exceptions
@@ -22,6 +21,10 @@ from kmend.trust.errors import (
 )
 
 MAX_TEXT = 600
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What python-tuf lets through, besides its own errors, when metadata is not of the form that it expects."""
+UNREADABLE = (exceptions.RepositoryError, DeserializationError, *MALFORMED)
+"""Every way in which metadata that is read directly turns out not to be what it should be."""
 _LAG = "a mirror may lag behind, or be in the middle of a copy; if it stays so, somebody holds updates back"
 _COPY = "copy the repository again, metadata last and timestamp.json last of all; if it stays so, somebody changes it"
 
@@ -42,7 +45,7 @@ def translated(now: float, server: Callable[[], float | None]) -> Iterator[None]
         yield
     except (exceptions.RepositoryError, exceptions.DownloadError) as problem:
         raise translate(problem, now, server()) from problem
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as problem:
+    except MALFORMED as problem:
         raise BrokenMetadataError(f"the repository's metadata is malformed: {_plain(problem)}") from problem
     except OSError as problem:
         raise SystemProblemError(f"cannot keep the repository's metadata: {problem.strerror or problem}") from problem

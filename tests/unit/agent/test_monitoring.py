@@ -337,3 +337,9 @@ def test_counting_cves_once(machine: Machine) -> None:
     text = machine.must("metrics")
     assert 'kmend_cves{verdict="live-patched"} 1' in text
     assert f'kmend_cves{{verdict="available"}} {len(CVES) - 1}' in text
+
+
+@pytest.mark.parametrize("words", [["--sternly"], ["--critical"], ["everything"], ["--critical", "doom"]])
+def test_a_check_that_is_called_wrongly_is_unknown_and_not_critical(machine: Machine, words: list[str]) -> None:
+    assert machine.run("nagios", *words) == 3
+    assert machine.out.startswith("KMEND UNKNOWN - ")

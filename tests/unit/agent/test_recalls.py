@@ -158,3 +158,33 @@ def test_damaged_record_of_recalls_is_set_aside_and_fetched_again(machine: Machi
     machine.must("update")
     assert levels(machine) == ["2"]
     assert path.with_name("recalls.json.corrupt-1").exists()
+
+
+def test_revert_of_a_level_goes_back_and_is_told_as_what_it_is(machine: Machine, shop: Shop) -> None:
+    soaked(machine, 2)
+    soaked(machine, 3)
+    shop.recall_level(3)
+    machine.must("update")
+    assert levels(machine) == ["2"]
+    assert machine.json("quarantine")["entries"] == []
+    assert "by a person" not in machine.must("history")
+    assert "recall: about to load level 2" in machine.must("history")
+
+
+def test_revert_does_not_wait_for_a_level_that_cannot_be_loaded(machine: Machine, shop: Shop) -> None:
+    soaked(machine, 2)
+    soaked(machine, 3)
+    shop.recall_fix_of(3)
+    publish(shop.folder, shop.keys, [livepatch(4, CVES[:2], base=3)])
+    machine.kernel.refuse(8)
+    machine.must("update")
+    assert levels(machine) == ["2"]
+
+
+def test_revert_turns_a_hanging_transition_round_at_once(machine: Machine, shop: Shop) -> None:
+    soaked(machine, 2)
+    machine.kernel.hold_transitions(hold=True)
+    assert machine.run("update") == 20
+    shop.recall_fix_of(3)
+    machine.must("update")
+    assert levels(machine) == ["2"]

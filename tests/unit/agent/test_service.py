@@ -79,6 +79,26 @@ def clock(machine: Machine) -> Iterator[Running]:
         signal.signal(number, handler)
 
 
+class Growing:
+    """A repository with one level, to which a second comes during the test; the host is configured for it."""
+
+    def __init__(self, machine: Machine, folder: Path, published: Published) -> None:
+        self.folder = folder
+        self.published = published
+        self.levels = [livepatch(number, CVES[:number], base=number - 1 or None) for number in (1, 2)]
+        publish(folder, published.keys, self.levels[:1])
+        configure_for(machine, folder, published.root)
+
+    def publish_second(self) -> None:
+        """Level 2 comes."""
+        publish(self.folder, self.published.keys, self.levels[1:])
+
+
+@pytest.fixture
+def growing(machine: Machine, tmp_path: Path, published: Published) -> Growing:
+    return Growing(machine, tmp_path / "growing", published)
+
+
 def run(machine: Machine, clock: Running, seconds: float, notifier: Notifier | None = None) -> Notifier:
     """The service, for so long."""
     clock.end = clock.uptime() + seconds
@@ -114,28 +134,16 @@ def test_status_knows_of_looks_that_found_nothing_new(machine: Machine, clock: R
     assert clock.loads == 1
 
 
-def test_a_new_level_is_loaded_at_the_next_look(
-    machine: Machine, clock: Running, tmp_path: Path, published: Published
-) -> None:
-    folder = tmp_path / "growing"
-    both = [livepatch(number, CVES[:number], base=number - 1 or None) for number in (1, 2)]
-    publish(folder, published.keys, both[:1])
-    configure_for(machine, folder, published.root)
+def test_a_new_level_is_loaded_at_the_next_look(machine: Machine, clock: Running, growing: Growing) -> None:
     run(machine, clock, 1000)
     assert levels(machine) == ["1"]
-    publish(folder, published.keys, both[1:])
+    growing.publish_second()
     run(machine, clock, 2000)
     assert levels(machine) == ["2"]
     assert clock.loads == 2
 
 
-def test_a_newer_level_comes_while_a_transition_hangs(
-    machine: Machine, clock: Running, tmp_path: Path, published: Published
-) -> None:
-    folder = tmp_path / "growing"
-    both = [livepatch(number, CVES[:number], base=number - 1 or None) for number in (1, 2)]
-    publish(folder, published.keys, both[:1])
-    configure_for(machine, folder, published.root)
+def test_a_newer_level_comes_while_a_transition_hangs(machine: Machine, clock: Running, growing: Growing) -> None:
     machine.kernel.hold_transitions(hold=True)
     host = dataclasses.replace(machine.host, clock=clock)
     resident = Service(host, Recorder(), draw=lambda: 0.5)
@@ -143,7 +151,7 @@ def test_a_newer_level_comes_while_a_transition_hangs(
     resident.look()
 
     def newer() -> None:
-        publish(folder, published.keys, both[1:])
+        growing.publish_second()
         machine.kernel.hold_transitions(hold=False)
         machine.kernel.hold_transitions(hold=True)
         resident.look()
@@ -392,19 +400,15 @@ def test_systemd_is_told_by_datagrams(tmp_path: Path) -> None:
     assert Notifier({"WATCHDOG_USEC": "90000000", "WATCHDOG_PID": "1"}).watchdog == 0
 
 
-def test_a_recall_reaches_the_host_by_the_service(
-    machine: Machine, clock: Running, tmp_path: Path, published: Published
-) -> None:
-    folder = tmp_path / "recalling"
-    both = [livepatch(number, CVES[:number], base=number - 1 or None) for number in (1, 2)]
-    publish(folder, published.keys, both[:1])
-    configure_for(machine, folder, published.root)
+def test_a_recall_reaches_the_host_by_the_service(machine: Machine, clock: Running, growing: Growing) -> None:
     run(machine, clock, 1000)
-    publish(folder, published.keys, both[1:])
+    growing.publish_second()
     run(machine, clock, 2000)
     assert levels(machine) == ["2"]
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-    publisher = Publisher(folder, KeyFolder(published.keys, lambda path: b""), now=now + datetime.timedelta(seconds=5))
-    publisher.recall(Extent.REVERT, "it crashes hosts", fix=both[1][0].fixes[-1].digest)
+    publisher = Publisher(
+        growing.folder, KeyFolder(growing.published.keys, lambda path: b""), now=now + datetime.timedelta(seconds=5)
+    )
+    publisher.recall(Extent.REVERT, "it crashes hosts", fix=growing.levels[1][0].fixes[-1].digest)
     run(machine, clock, 2000)
     assert levels(machine) == ["1"]

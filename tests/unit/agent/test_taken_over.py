@@ -16,9 +16,9 @@ from kmend.agent import doctor, handover, loading, service
 from kmend.agent.config import Config
 from kmend.agent.errors import TerminatedError
 from kmend.agent.handover import Fetch, Handled, Request
-from kmend.agent.session import Session
+from kmend.agent.session import Host, Session
 from kmend.core import durable
-from kmend.core.errors import SystemProblemError
+from kmend.core.errors import KmendError, SystemProblemError
 from kmend.trust.beneath import open_file
 
 GUARD_SECONDS = 60
@@ -175,12 +175,12 @@ def test_a_service_that_asks_without_end_leaves_room_for_others(
     steps: list[float] = []
     real = loading._step
 
-    def step(*arguments: object, **options: object) -> object:
+    def step(host: Host, *, wanted: bool) -> tuple[KmendError | None, float | None]:
         steps.append(machine.clock.uptime())
         handover.write_request(machine.paths, Request(len(steps) + 1, update=True))
         if len(steps) > 20:
             raise TerminatedError("enough")
-        return real(*arguments, **options)  # type: ignore[arg-type]
+        return real(host, wanted=wanted)
 
     monkeypatch.setattr(loading, "_step", step)
     handover.write_request(machine.paths, Request(1, update=True))

@@ -189,3 +189,11 @@ def test_lintian_has_nothing_to_say(packages: dict[str, Path]) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stdout
+
+
+def test_both_ways_of_fetching_are_confined_alike() -> None:
+    def confinement(name: str) -> list[str]:
+        text = (ROOT / "packaging/systemd" / name).read_text()
+        return text[text.index("User=kmend") :].partition("[Install]")[0].split()
+
+    assert confinement("kmend-agent.service") == confinement("kmend-fetch.service")
