@@ -1,0 +1,376 @@
+"""Every table of the server. `migrations/` brings a database to this form; a test holds the two against each other.
+
+Times are whole seconds since 1970-01-01 UTC. Identifiers are random hexadecimal text. Documents are canonical JSON in text.
+Secrets stand here only as SHA-256 of 32 random bytes; of hosts there are only public keys.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite gives numbers of its own only to INTEGER PRIMARY KEY.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+settings = Table("settings", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+"""Among them: server_id."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+"""Which server process does what only one may do: evaluate rollouts, send notices, watch the repository."""
+
+news = Table("news", metadata, Column("key", Text, primary_key=True), Column("generation", BigInteger, nullable=False))
+"""`all`, `ring:<name>`: rises when hosts that wait there are to be told."""
+
+# Rings and hosts
+
+rings = Table(
+    "rings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("description", Text, nullable=False, default=""),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+enrolment_keys = Table(
+    "enrolment_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret_sha256", Text, nullable=False, unique=True),
+    Column("ring", Text, ForeignKey("rings.name"), nullable=False),
+    Column("note", Text, nullable=False, default=""),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("uses", Integer, nullable=False, default=0),
+    Column("max_uses", Integer),  # None: without limit
+    Column("networks", Text, nullable=False, default="[]"),  # JSON list of CIDR; empty: from anywhere
+    Column("tags", Text, nullable=False, default="{}"),  # given to every host that enrols with it
+    Column("ephemeral_seconds", Integer),  # hosts that are silent for so long expire; None: they stay
+    Column("revoked_at", BigInteger),
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("public_key", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("ring", Text, ForeignKey("rings.name"), nullable=False),
+    Column("state", Text, nullable=False),  # enrolled, expired, decommissioned
+    Column("parent", Text),  # of which host it was a clone
+    Column("enrolled_at", BigInteger, nullable=False),
+    Column("enrolment_key", Text),
+    Column("ephemeral_seconds", Integer),
+    Column("address", Text, nullable=False, default=""),
+    # check-ins
+    Column("counter", BigInteger, nullable=False, default=0),
+    Column("boot_id", Text, nullable=False, default=""),
+    Column("boots", Text, nullable=False, default="[]"),  # JSON list: boot IDs before this one, newest first, at most 8
+    Column("resyncs", Integer, nullable=False, default=0),  # of the counter, on this boot
+    Column("last_seen", BigInteger, nullable=False, default=0),
+    Column("next_due", BigInteger, nullable=False, default=0),
+    Column("answer", Text, nullable=False, default=""),  # tag of the offer that the host has
+    # the last report, and what is asked of it most
+    Column("report", Text, nullable=False, default=""),  # its digest
+    Column("machine", Text, nullable=False, default=""),
+    Column("build_id", Text, nullable=False, default=""),
+    Column("release", Text, nullable=False, default=""),
+    Column("version", Text, nullable=False, default=""),
+    Column("architecture", Text, nullable=False, default=""),
+    Column("level", Integer, nullable=False, default=0),  # in force; 0: none
+    Column("module", Text, nullable=False, default=""),
+    Column("trying", Integer, nullable=False, default=0),  # level of the open intent; 0: none
+    Column("phase", Text, nullable=False, default=""),  # where the agent stands
+    Column("accepts_return", Boolean, nullable=False, default=False),
+    Column("supported", Boolean),
+    Column("hardware", Text, nullable=False, default=""),
+    Column("role", Text, nullable=False, default=""),
+    Column("distro", Text, nullable=False, default=""),
+    Column("agent", Text, nullable=False, default=""),
+    Column("trouble", Text, nullable=False, default=""),  # the worst remark's kind
+    Index(None, "ring", "state"),
+    Index(None, "build_id", "level"),
+    Index(None, "last_seen"),
+    Index(None, "name"),
+)
+
+host_tags = Table(
+    "host_tags",
+    metadata,
+    Column("host", Text, ForeignKey("hosts.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Index(None, "name", "value"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("host", Text, ForeignKey("hosts.id"), nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),  # of the state report in it
+    Column("body", LargeBinary, nullable=False),  # the check-in, byte for byte as it was signed
+    Column("signature", Text, nullable=False),
+    UniqueConstraint("host", "counter"),
+)
+"""Every check-in that brought a state report: evidence that the server cannot have made up."""
+
+# Levels, as the repository's signed metadata has them
+
+kernel_builds = Table(
+    "kernel_builds",
+    metadata,
+    Column("build_id", Text, primary_key=True),
+    Column("release", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("architecture", Text, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+)
+
+levels = Table(
+    "levels",
+    metadata,
+    Column("build_id", Text, ForeignKey("kernel_builds.build_id"), primary_key=True),
+    Column("level", Integer, primary_key=True),
+    Column("module", Text, nullable=False),
+    Column("manifest_sha256", Text, nullable=False),
+    Column("module_sha256", Text, nullable=False),
+    Column("published", BigInteger, nullable=False),
+    Column("channel", Text, nullable=False, default=""),
+    Column("base", Integer),
+    Column("pinned", Boolean, nullable=False),
+    Column("imported_at", BigInteger, nullable=False),
+    Column("manifest", LargeBinary, nullable=False),  # as it is signed
+)
+
+level_fixes = Table(
+    "level_fixes",
+    metadata,
+    Column("build_id", Text, primary_key=True),
+    Column("level", Integer, primary_key=True),
+    Column("fix", Text, primary_key=True),
+    Index(None, "fix"),
+)
+
+level_cves = Table(
+    "level_cves",
+    metadata,
+    Column("build_id", Text, primary_key=True),
+    Column("level", Integer, primary_key=True),
+    Column("cve", Text, primary_key=True),
+    Index(None, "cve"),
+)
+
+recalls = Table(
+    "recalls",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("extent", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("fix", Text, nullable=False, default=""),
+    Column("build_id", Text, nullable=False, default=""),
+    Column("level", Integer, nullable=False, default=0),
+    Column("withdrawn_at", BigInteger),
+)
+
+ring_levels = Table(
+    "ring_levels",
+    metadata,
+    Column("ring", Text, ForeignKey("rings.name"), primary_key=True),
+    Column("build_id", Text, primary_key=True),
+    Column("level", Integer, nullable=False),
+    Column("rollout", Text, nullable=False, default=""),
+    Column("since", BigInteger, nullable=False),
+)
+"""What every host of a ring may have, since a rollout's stage there ended well: what a new host is offered at once."""
+
+# Rollouts
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("stages", Text, nullable=False),  # JSON: kmend.server.rollouts.plan
+    Column("automatic", Boolean, nullable=False, default=False),  # new levels start a rollout by it at once
+    Column("created_at", BigInteger, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("plan", Text, nullable=False),  # JSON: its stages, as they were when it was made
+    Column("state", Text, nullable=False),  # draft, awaiting-approval, running, finished, aborted, expired
+    Column("override", Text, nullable=False, default=""),  # paused (a person), halted (by itself): stronger than state
+    Column("stage", Integer, nullable=False, default=0),
+    Column("stage_opened_at", BigInteger, nullable=False, default=0),
+    Column("emergency", Boolean, nullable=False, default=False),
+    Column("reason", Text, nullable=False, default=""),  # of the last change, for people
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("return_soaking", Boolean, nullable=False, default=True),  # when it halts, hosts that soak are sent back
+    Column("version", BigInteger, nullable=False, default=0),
+    Index(None, "state"),
+)
+
+rollout_targets = Table(
+    "rollout_targets",
+    metadata,
+    Column("rollout", Text, ForeignKey("rollouts.id"), primary_key=True),
+    Column("build_id", Text, primary_key=True),
+    Column("level", Integer, nullable=False),
+    Index(None, "build_id"),
+)
+
+rollout_stages = Table(
+    "rollout_stages",
+    metadata,
+    Column("rollout", Text, ForeignKey("rollouts.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("ring", Text, nullable=False),
+    Column("granted", Integer, nullable=False, default=0),
+    Column("in_flight", Integer, nullable=False, default=0),
+    Column("succeeded", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
+    Column("inconclusive", Integer, nullable=False, default=0),
+    Column("outcome", Text, nullable=False, default=""),  # passed, halted, skipped
+    Column("ended_at", BigInteger),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("rollout", Text, ForeignKey("rollouts.id"), primary_key=True),
+    Column("host", Text, ForeignKey("hosts.id"), primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("build_id", Text, nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("from_level", Integer, nullable=False),
+    Column("state", Text, nullable=False),  # granted, loading, soaking, succeeded, failed, inconclusive
+    Column(
+        "cause", Text, nullable=False, default=""
+    ),  # of a failure: reported, silent, rebooted, quarantined, returned, refused
+    Column("message", Text, nullable=False, default=""),
+    Column("granted_at", BigInteger, nullable=False),
+    Column("state_since", BigInteger, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("diversity", Text, nullable=False, default=""),  # the value of the plan's diversity key when it was granted
+    Index(None, "host"),
+    Index(None, "rollout", "stage", "state"),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("rollout", Text, ForeignKey("rollouts.id"), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("approved", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    UniqueConstraint("rollout", "stage", "actor"),
+)
+
+# People and what they did
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_sha256", Text, nullable=False, unique=True),
+    Column("roles", Text, nullable=False),  # JSON list: viewer, operator, approver, auditor, administrator
+    Column("rings", Text, nullable=False, default="[]"),  # JSON list; empty: all
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("last_used_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),  # token:<id> <name>, host:<id>, server
+    Column("action", Text, nullable=False),  # e.g. rollout.pause
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # canonical JSON
+    Column("previous", Text, nullable=False),  # digest of the record before; of the first: 64 zeros
+    Column("digest", Text, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("token", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request", Text, nullable=False),  # digest of method, path and body
+    Column("status", Integer, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+# Telling people
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # webhook, email
+    Column("target", Text, nullable=False),
+    Column("secret", Text, nullable=False, default=""),  # signs webhooks; written once, never shown again
+    Column("events", Text, nullable=False, default="[]"),  # JSON list; empty: all
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("channel", Text, ForeignKey("channels.id"), nullable=False),
+    Column("event", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("sent_at", BigInteger),
+    Column("error", Text, nullable=False, default=""),
+)
