@@ -78,7 +78,7 @@ class Answer:
 
     Attributes:
         etag: as the server gave it, empty if it gave none.
-        modified: its Last-Modified, empty if it gave none.
+        modified: its Last-Modified; empty if it gave none, or so soon after a change that there may be another in that second.
         unchanged: the server says that what `etag` and `modified` of the request name is still current; no content then.
     """
 
@@ -229,7 +229,7 @@ class Transport:
         status, headers = response.status, response.headers
         if status == 304 and conditional:
             self._drain(response)
-            return Answer(b"", headers.get("ETag", ""), headers.get("Last-Modified", ""), unchanged=True)
+            return Answer(b"", headers.get("ETag", ""), _settled(headers), unchanged=True)
         if status == 206 and partial.content and _begins(headers.get("Content-Range", "")) == len(partial.content):
             partial.resumed += 1
         elif status == 200:
@@ -255,7 +255,7 @@ class Transport:
         content = bytes(partial.content)
         if (_is_page(response) or urlsplit(url).path.endswith(".json")) and content.lstrip()[:1] == b"<":
             raise InterceptedError(f"{shown(url)}: {_PAGE}")
-        return Answer(content, etag, modified)
+        return Answer(content, etag, _settled(headers))
 
     def _body(self, response: urllib3.BaseHTTPResponse, url: str, limit: int, partial: Partial) -> None:
         finished = False
@@ -387,3 +387,13 @@ def _read_credentials(path: str) -> str:
     if ":" not in credentials or "\n" in credentials:
         raise NetworkSettingsError(f"network.proxy_credentials {path} must hold one line: user:password")
     return credentials
+
+
+def _settled(headers: Mapping[str, str]) -> str:
+    """The Last-Modified, if the file cannot have changed again within that second (RFC 9110, section 8.8.2.2); else empty."""
+    modified = headers.get("Last-Modified", "")[:100]
+    try:
+        age = parsedate_to_datetime(headers.get("Date", "")) - parsedate_to_datetime(modified)
+        return modified if age >= datetime.timedelta(seconds=2) else ""
+    except (ValueError, TypeError):
+        return ""

@@ -355,3 +355,19 @@ def test_tunnel_through_a_proxy(tmp_path: Path, scheme: str) -> None:
             network = Network(proxy=f"{scheme}://user:pass@127.0.0.1:{proxy.port}", ca_file=str(authority.file()))
             assert quick(network).get("https://patches.example/a", 10).content == b"here"
     assert "proxy-authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    ("date", "kept"),
+    [
+        ("Tue, 24 Nov 2026 13:00:05 GMT", "Tue, 24 Nov 2026 13:00:00 GMT"),
+        ("Tue, 24 Nov 2026 13:00:00 GMT", ""),
+        ("yesterday", ""),
+        ("", ""),
+    ],
+)
+def test_a_date_of_change_counts_once_its_second_is_over(date: str, kept: str) -> None:
+    """A file may change twice within a second, and its Last-Modified does not show it (RFC 9110, section 8.8.2.2)."""
+    headers = {"Last_Modified": "Tue, 24 Nov 2026 13:00:00 GMT"} | ({"Date": date} if date else {})
+    with serving(lambda _: reply(200, b"here", **headers)) as server:
+        assert quick().get(f"{server.url}/a", 10).modified == kept
