@@ -9,8 +9,8 @@ import pytest
 from tests.unit.agent.conftest import Machine
 
 from kmend.agent.configfiles import MAX_DROP_INS, load_config, read_config
-from kmend.agent.configlines import lines_of
 from kmend.agent.errors import ConfigError
+from kmend.core.tomllines import lines_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,7 +53,7 @@ five.six = 5
 seven = {eight = 8}
 """
     tomllib.loads(text)
-    assert lines_of(text) == {
+    assert lines_of(text, tomllib.loads) == {
         ("top",): 2,
         ("a",): 3,
         ("a", "one"): 4,

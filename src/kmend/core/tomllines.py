@@ -1,14 +1,16 @@
-"""On which line of a TOML document each table and member stands; `tomllib` does not say."""
+"""On which line of a TOML document each table and member stands; its readers do not say.
+
+Which reader is used is the caller's matter: `core` has only the standard library, which has one from Python 3.11 on.
+"""
 
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Callable
+from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+Parse = Callable[[str], dict[str, Any]]
+"""`tomllib.loads` or its like; raises a ValueError that names the line."""
 
 _TOKEN = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}'
@@ -26,11 +28,11 @@ _ERROR_LINE = re.compile(r" \(at line ([0-9]+), column [0-9]+\)$")
 _ERROR_END = " (at end of document)"
 
 
-def lines_of(text: str) -> dict[tuple[str, ...], int]:
+def lines_of(text: str, parse: Parse) -> dict[tuple[str, ...], int]:
     """The line, from 1 on, that names each table and member first.
 
     Args:
-        text: a document that `tomllib` has read. What stands in an inline table counts as the line of the table.
+        text: a document that `parse` has read. What stands in an inline table counts as the line of the table.
     """
     found: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
@@ -40,7 +42,7 @@ def lines_of(text: str) -> dict[tuple[str, ...], int]:
         if piece == "\n":
             if depth == 0:
                 if named.strip().startswith("["):
-                    table = _path(named.strip().strip("[]"))
+                    table = _path(named.strip().strip("[]"), parse)
                     found.setdefault(table, start)
                 named, in_value = "", False
         elif piece.startswith("#"):
@@ -48,7 +50,7 @@ def lines_of(text: str) -> dict[tuple[str, ...], int]:
         elif in_value:
             depth += (piece in ("[", "{")) - (piece in ("]", "}"))
         elif piece == "=":
-            path = (*table, *_path(named))
+            path = (*table, *_path(named, parse))
             for length in range(1, len(path) + 1):
                 found.setdefault(path[:length], start)
             in_value = True
@@ -60,8 +62,8 @@ def lines_of(text: str) -> dict[tuple[str, ...], int]:
     return found
 
 
-def error_line(problem: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
-    """The line that `tomllib` complains of, and what it says without its own naming of the place."""
+def error_line(problem: ValueError, text: str) -> tuple[int, str]:
+    """The line that the reader complains of, and what it says without its own naming of the place."""
     said = str(problem)
     match = _ERROR_LINE.search(said)
     if match is not None:
@@ -69,11 +71,11 @@ def error_line(problem: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
     return max(1, len(text.splitlines())), said.removesuffix(_ERROR_END)
 
 
-def _path(named: str) -> tuple[str, ...]:
+def _path(named: str, parse: Parse) -> tuple[str, ...]:
     """A key as it is written (bare, quoted, dotted) as its parts."""
     try:
-        tree: object = tomllib.loads(f"{named.strip()} = 1")
-    except tomllib.TOMLDecodeError:
+        tree: object = parse(f"{named.strip()} = 1")
+    except ValueError:
         return ()
     parts = []
     while isinstance(tree, dict):
