@@ -2,6 +2,7 @@
 
 metadata/                    TUF metadata (consistent snapshots; timestamp.json is the only file that changes in place)
 targets/kernels/<build ID>/<sha256>.levels.json   the levels of one kernel build
+targets/agent/<sha256>.<name>   the agent's packages and the script that installs them
 files/<2 hex>/<sha256>       manifests, unsigned modules, corresponding source: named by their content
 signatures/<2 hex>/<sha256 of the unsigned module>[.<signer>].p7s   the kernel's module signature, detached
 """
@@ -26,12 +27,32 @@ MAX_SOURCE_BYTES = 16 * 1024 * 1024
 """Of one file of a level's corresponding source."""
 MAX_SOURCE_FILES = 5000
 MAX_MODULE_BYTES = 256 * 1024 * 1024
+MAX_AGENT_BYTES = 64 * 1024 * 1024
+"""Of one file that installs the agent."""
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
 _SIGNER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
 def levels_target(build_id: str) -> str:
     """The TUF target that holds the levels of one kernel build."""
     return f"kernels/{check_build_id(build_id)}/levels.json"
+
+
+def build_id_of(target: str) -> str:
+    """The kernel build whose levels a target's path names; empty if it names something else."""
+    parts = target.split("/")
+    return parts[1] if len(parts) == 3 and parts[0] == "kernels" and parts[2] == "levels.json" else ""
+
+
+def agent_target(name: str) -> str:
+    """The TUF target that holds a file which installs the agent: a package, or the installing script.
+
+    Raises:
+        MalformedError: `name` is not a plain file name.
+    """
+    if not _FILE_NAME.fullmatch(name):
+        raise MalformedError(f"{name[:80]!r} is not a plain file name")
+    return f"agent/{name}"
 
 
 def file_path(sha256: str) -> str:
@@ -83,3 +104,22 @@ class TargetCustom:
             raise MalformedError(f"kernel build {levels.build_id} has no level")
         newest = levels.levels[-1]
         return cls(levels.build_id, newest.level, newest.manifest.sha256, newest.module.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCustom:
+    """The same for a file that installs the agent.
+
+    Attributes:
+        name: its file name.
+        sha256: of its content.
+        published: when, in seconds since 1970-01-01 UTC.
+    """
+
+    name: str
+    sha256: str
+    published: int
+
+    def __post_init__(self) -> None:
+        agent_target(self.name)
+        check_digest(self.sha256)

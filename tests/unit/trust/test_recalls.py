@@ -19,9 +19,9 @@ from kmend.trust.client import open_repository
 from kmend.trust.errors import MismatchError
 from kmend.trust.recalls import ROOT_FIELD, SIGNED_FIELD, read_recalls
 from kmend.trust.signing import keyfiles
-from kmend.trust.signing.errors import PublishRefusedError, SigningError
 from kmend.trust.signing.keyfiles import KeyFolder, KeyPlan
 from kmend.trust.signing.publishing import Publisher, read_build
+from kmend.trust.signingerrors import PublishRefusedError, SigningError
 
 FIX = "ab" * 32
 

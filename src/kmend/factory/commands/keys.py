@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
+from kmend.core import durable
 from kmend.factory.commands.output import json_option, print_json, say, step
+from kmend.trust import online
 from kmend.trust.layout import DEFAULT_BIN_BITS
-from kmend.trust.signing import keyfiles
-from kmend.trust.signing.errors import KeyFileError
+from kmend.trust.signing import keyfiles, roots
 from kmend.trust.signing.keyfiles import KeyFolder, KeyPlan
 from kmend.trust.signing.publishing import Publisher
+from kmend.trust.signingerrors import KeyFileError
 
 PASSPHRASE_VARIABLE = "KMEND_KEYS_PASSPHRASE"  # noqa: S105 - the name of a variable, not its value
 
@@ -104,6 +106,29 @@ def renew(folder: Path, repository: Path, as_json: bool) -> None:
         print_json({"root_version": version})
     else:
         click.echo(f"trust root version {version} is published; hosts follow it by themselves")
+
+
+@command.command()
+@click.argument("request", type=click.Path(path_type=Path))
+@click.option("--keys", "folder", required=True, type=click.Path(path_type=Path), help="The folder of keys.")
+@click.option("--repository", type=click.Path(path_type=Path), help="The repository's folder, if it is at hand.")
+@click.option("--only", is_flag=True, help="Let no other online keys sign any more.")
+@json_option
+def admit(request: Path, folder: Path, repository: Path | None, only: bool, as_json: bool) -> None:
+    """Name a server's online keys in the trust root; needs the root keys.
+
+    REQUEST is the file that `kmend-server init` left. Name the repository, or a copy of it, once there is one: the new root
+    follows the newest that is known. Carry the new root.json, which is printed, to the server:
+    kmend-server repository adopt FILE. Online keys sign snapshot and timestamp; they can neither add a level nor change one.
+    """
+    wanted = online.read_request(durable.read_bounded(request, max_bytes=online.MAX_REQUEST_BYTES))
+    keys = KeyFolder(folder, passphrase_for)
+    version, path = roots.admit(keys, wanted, repository=repository, only=only, now=now())
+    if as_json:
+        print_json({"root_version": version, "root": str(path), "machine": wanted.machine})
+        return
+    click.echo(f"trust root version {version} names the online keys of {wanted.machine or 'that machine'}")
+    click.echo(f"carry this to it:  {path}")
 
 
 @command.command("sign-modules")

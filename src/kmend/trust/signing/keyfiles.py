@@ -1,6 +1,7 @@
 """A folder of keys: who may sign what, and the private halves, in files only their owner can read.
 
 root.json            the first trust root, signed; hosts get it at install
+roots/2.root.json    later ones, as far as they were made with this folder
 repository.json      how the repository is to be laid out
 offline/root-1.pem   ed25519, PKCS#8, optionally encrypted; kept by people, away from machines
 offline/targets-1.pem
@@ -13,13 +14,12 @@ module/module.pem    RSA, signs modules for the kernel; module.x509 is its certi
 from __future__ import annotations
 
 import datetime
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import Certificate
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
@@ -28,16 +28,16 @@ from tuf.api.metadata import Metadata, Role, Root
 from kmend.core import durable
 from kmend.core.document import decode, encode
 from kmend.core.errors import MalformedError
-from kmend.trust import recalls
+from kmend.trust import keypem, online, recalls
+from kmend.trust.keypem import MAX_KEY_BYTES
 from kmend.trust.layout import DEFAULT_BIN_BITS
 from kmend.trust.signing import modules
-from kmend.trust.signing.errors import KeyFileError
+from kmend.trust.signingerrors import KeyFileError
 
 ROOT_DAYS = 365
 OFFLINE_ROLES = ("root", "targets")
-ONLINE_ROLES = ("snapshot", "timestamp")
+ONLINE_ROLES = online.ROLES
 RECALL_FILE = "recall-1.pem"
-MAX_KEY_BYTES = 64 * 1024
 Passphrase = Callable[[Path], bytes]
 """Asked for the passphrase of an encrypted key file."""
 
@@ -124,15 +124,15 @@ def create(folder: Path, plan: KeyPlan, *, now: datetime.datetime, passphrase: b
     root_signers = []
     for role, count in (("root", plan.root_keys), ("targets", plan.targets_keys)):
         for number in range(1, count + 1):
-            signer = _make(folder / "offline" / f"{role}-{number}.pem", passphrase)
+            signer = keypem.make_signer(folder / "offline" / f"{role}-{number}.pem", passphrase)
             root.add_key(signer.public_key, role)
             if role == "root":
                 root_signers.append(signer)
     for role in ONLINE_ROLES:
-        root.add_key(_make(folder / "online" / f"{role}.pem", b"").public_key, role)
-    name_recall_key(root, _make(folder / "offline" / RECALL_FILE, passphrase))
+        root.add_key(keypem.make_signer(folder / "online" / f"{role}.pem").public_key, role)
+    name_recall_key(root, keypem.make_signer(folder / "offline" / RECALL_FILE, passphrase))
     key, certificate = modules.make_key(plan.common_name, bits=plan.module_key_bits, now=now)
-    _write_key(folder / "module" / "module.pem", key, b"")
+    keypem.write_private(folder / "module" / "module.pem", key)
     durable.write_durably(
         folder / "module" / "module.x509", certificate.public_bytes(serialization.Encoding.DER), mode=0o644
     )
@@ -182,7 +182,7 @@ class KeyFolder:
             KeyFileError: fewer than `threshold` of them are in the folder.
         """
         sub = "offline" if role in (*OFFLINE_ROLES, recalls.ROLE) else "online"
-        found = [_signer(self._load(path)) for path in sorted((self.folder / sub).glob(f"{role}*.pem"))]
+        found = [self._load(path) for path in sorted((self.folder / sub).glob(f"{role}*.pem"))]
         usable = tuple(signer for signer in found if signer.public_key.keyid in keyids)
         if len(usable) < threshold:
             raise KeyFileError(
@@ -193,21 +193,18 @@ class KeyFolder:
 
     def signer(self, path: Path) -> CryptoSigner:
         """The signer of one key file."""
-        return _signer(self._load(path))
+        return self._load(path)
 
     def module_key(self) -> ModuleKey | None:
         """What signs modules for the kernel; None if the folder has no such key (operators then sign themselves)."""
         path = self.folder / "module" / "module.pem"
         return load_module_key(path, path.with_suffix(".x509"), self._passphrase) if path.exists() else None
 
-    def _load(self, path: Path) -> ed25519.Ed25519PrivateKey:
-        content = _read_private(path)
+    def _load(self, path: Path) -> CryptoSigner:
+        content = keypem.read_private(path)
         if content not in self._known:
-            self._known[content] = self._passphrase(path) if _is_encrypted(content) else b""
-        key = _decrypt(path, content, self._known[content])
-        if not isinstance(key, ed25519.Ed25519PrivateKey):
-            raise KeyFileError(f"{path} is not an ed25519 key")
-        return key
+            self._known[content] = self._passphrase(path) if keypem.is_encrypted(content) else b""
+        return keypem.signer(path, content, self._known[content])
 
 
 def load_module_key(key_path: Path, certificate_path: Path, passphrase: Passphrase) -> ModuleKey:
@@ -216,8 +213,8 @@ def load_module_key(key_path: Path, certificate_path: Path, passphrase: Passphra
     Raises:
         KeyFileError: unreadable, not RSA, or the two do not belong together.
     """
-    content = _read_private(key_path)
-    key = _decrypt(key_path, content, passphrase(key_path) if _is_encrypted(content) else b"")
+    content = keypem.read_private(key_path)
+    key = keypem.decrypt(key_path, content, passphrase(key_path) if keypem.is_encrypted(content) else b"")
     if not isinstance(key, rsa.RSAPrivateKey):
         raise KeyFileError(f"{key_path} is not an RSA key; kernels accept module signatures made with RSA")
     try:
@@ -245,12 +242,26 @@ def renew_root(metadata: Metadata[Root], keys: KeyFolder, *, now: datetime.datet
     Raises:
         KeyFileError: too few root keys are at hand.
     """
-    role = metadata.signed.roles["root"]
-    signers = keys.signers("root", role.keyids, role.threshold)
+    signers = root_signers(metadata, keys)
     if recalls.ROOT_FIELD not in metadata.signed.unrecognized_fields:
         # A repository from before there were recalls.
         path = keys.folder / "offline" / RECALL_FILE
-        name_recall_key(metadata.signed, keys.signer(path) if path.exists() else _make(path, b""))
+        name_recall_key(metadata.signed, keys.signer(path) if path.exists() else keypem.make_signer(path))
+    return next_root(metadata, signers, now=now)
+
+
+def root_signers(metadata: Metadata[Root], keys: KeyFolder) -> tuple[CryptoSigner, ...]:
+    """The root keys at hand.
+
+    Raises:
+        KeyFileError: too few.
+    """
+    role = metadata.signed.roles["root"]
+    return keys.signers("root", role.keyids, role.threshold)
+
+
+def next_root(metadata: Metadata[Root], signers: Sequence[CryptoSigner], *, now: datetime.datetime) -> bytes:
+    """`metadata`, changed as it may be, as the next version of the trust root."""
     metadata.signed.version += 1
     metadata.signed.expires = now + datetime.timedelta(days=ROOT_DAYS)
     metadata.signatures.clear()
@@ -259,42 +270,5 @@ def renew_root(metadata: Metadata[Root], keys: KeyFolder, *, now: datetime.datet
     try:
         metadata.signed.verify_delegate("root", metadata.signed_bytes, metadata.signatures)
     except RepositoryError as problem:
-        raise KeyFileError(f"the renewed trust root would not be valid: {problem}") from None
+        raise KeyFileError(f"the next trust root would not be valid: {problem}") from None
     return metadata.to_bytes()
-
-
-def _make(path: Path, passphrase: bytes) -> CryptoSigner:
-    key = ed25519.Ed25519PrivateKey.generate()
-    _write_key(path, key, passphrase)
-    return _signer(key)
-
-
-def _signer(key: ed25519.Ed25519PrivateKey) -> CryptoSigner:
-    return CryptoSigner(key)
-
-
-def _write_key(path: Path, key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey, passphrase: bytes) -> None:
-    encryption: serialization.KeySerializationEncryption = (
-        serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    )
-    content = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-    durable.write_durably(path, content, mode=0o600)
-
-
-def _read_private(path: Path) -> bytes:
-    content = durable.read_bounded(path, max_bytes=MAX_KEY_BYTES)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise KeyFileError(f"{path} can be read by others", hint=f"chmod 600 {path}, and think about who has read it")
-    return content
-
-
-def _is_encrypted(content: bytes) -> bool:
-    return b"ENCRYPTED" in content.split(b"\n", 1)[0]
-
-
-def _decrypt(path: Path, content: bytes, passphrase: bytes) -> object:
-    try:
-        return serialization.load_pem_private_key(content, passphrase or None)
-    except (ValueError, TypeError):
-        reason = "the passphrase is wrong, or the file is damaged" if passphrase else "it is not a private key in PEM"
-        raise KeyFileError(f"cannot open {path}: {reason}") from None

@@ -20,11 +20,13 @@ from kmend.core.document import decode, encode, plain
 from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.manifest import FileRecord, LevelRecord, Levels, Manifest, missing_fixes, sha256_hex
 from kmend.core.recall import Extent, Recall, Recalls
-from kmend.trust import layout, module_signature
+from kmend.trust import current as on_disk
+from kmend.trust import layout, module_signature, online
 from kmend.trust.client import read_manifest
-from kmend.trust.signing import modules, tree
-from kmend.trust.signing.errors import NoRepositoryError, PublishRefusedError, SigningError
+from kmend.trust.current import Tree
+from kmend.trust.signing import modules, roots, tree
 from kmend.trust.signing.keyfiles import KeyFolder, ModuleKey, renew_root
+from kmend.trust.signingerrors import NoRepositoryError, PublishRefusedError, SigningError
 
 MAX_MODULE_BYTES = 256 * 1024 * 1024
 
@@ -38,6 +40,14 @@ class BuildOutput:
     manifest_content: bytes
     module: bytes
     source: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFile:
+    """A package of the agent, or the script that installs it."""
+
+    name: str
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +70,14 @@ class Published:
         timestamp_version: of the state that is current now.
         timestamp_expires: when it must have been refreshed, in seconds since 1970-01-01 UTC.
         warnings: what a person should do soon.
+        agent: names of the files that install the agent.
     """
 
     levels: tuple[PublishedLevel, ...]
     timestamp_version: int
     timestamp_expires: int
     warnings: tuple[str, ...]
+    agent: tuple[str, ...] = ()
 
 
 def read_build(folder: Path) -> BuildOutput:
@@ -93,6 +105,19 @@ def read_build(folder: Path) -> BuildOutput:
             hint="build it again, and publish the folder as it is",
         )
     return BuildOutput(folder, manifest, content, module, _read_source(folder / "source", manifest))
+
+
+def read_agent_file(path: Path) -> AgentFile:
+    """Read a file that installs the agent.
+
+    Raises:
+        PublishRefusedError: it cannot be read, is too large, or has a name that an address cannot hold.
+    """
+    try:
+        layout.agent_target(path.name)
+        return AgentFile(path.name, durable.read_bounded(path, max_bytes=layout.MAX_AGENT_BYTES))
+    except (MalformedError, SystemProblemError) as problem:
+        raise PublishRefusedError(problem.message, hint="give what 'make packages' left in dist/") from None
 
 
 def _read_part(folder: Path, name: str, max_bytes: int) -> bytes:
@@ -183,11 +208,14 @@ class Publisher:
         self._keys = keys
         self._now = now
 
-    def publish(self, builds: Sequence[BuildOutput], *, channel: str = "") -> Published:
-        """Add levels, all or none.
+    def publish(
+        self, builds: Sequence[BuildOutput], *, channel: str = "", agent: Sequence[AgentFile] = ()
+    ) -> Published:
+        """Add levels, and what installs the agent; all or none.
 
         Args:
             channel: only hosts that take this channel load them by themselves; empty for all hosts.
+            agent: packages, and the script that installs them; of each name the last one published counts.
 
         Raises:
             PublishRefusedError: a level must not be published; nothing that hosts see has changed.
@@ -196,9 +224,11 @@ class Publisher:
         """
         durable.make_folder(self._repository)
         with locked(self._repository / ".lock"):
-            current = tree.load(self._repository, self._keys) or tree.create(self._repository, self._keys, self._now)
-            tree.check_root(current.root.signed, self._now)
-            module_key = self._module_key()
+            current = on_disk.load(self._repository, self._keys.root()) or tree.create(
+                self._repository, self._keys, self._now
+            )
+            on_disk.check_root(current.root.signed, self._now)
+            module_key = self._module_key() if builds else None
             ordered = sorted(builds, key=lambda build: (build.manifest.kernel.build_id, build.manifest.level))
             documents, published = self._plan(current, ordered, channel, signed=module_key is not None)
             for build in ordered:
@@ -206,22 +236,25 @@ class Publisher:
             changes = {}
             for build_id, levels in documents.items():
                 path = layout.levels_target(build_id)
-                changes[path] = self._store_levels(path, levels)
+                custom = plain(layout.TargetCustom.of(levels))
+                changes[path] = self._store_target(path, self._encoded(levels), custom)
+            for file in agent:
+                path = layout.agent_target(file.name)
+                custom = plain(layout.AgentCustom(file.name, sha256_hex(file.content), int(self._now.timestamp())))
+                changes[path] = self._store_target(path, file.content, custom)
             tree.replace_bins(current, changes, self._keys, self._now)
-            tree.commit(current, self._keys, self._now)
-            return self._result(current, tuple(published))
+            online.commit(current, self._keys, self._now)
+            return self._result(current, tuple(published), tuple(file.name for file in agent))
 
     def refresh(self) -> Published:
         """Sign snapshot and timestamp again, with the online keys alone, so that hosts see that nothing is held back."""
-        with self._existing() as current:
-            tree.check_root(current.root.signed, self._now)
-            tree.commit(current, self._keys, self._now)
-            return self._result(current, ())
+        current = online.refresh(self._repository, self._keys.root(), self._keys, now=self._now)
+        return self._result(current, ())
 
     def recalls(self) -> Recalls:
         """The recalls that stand."""
         with self._existing() as current:
-            return tree.recalls(current)
+            return on_disk.recalls(current)
 
     def recall(self, extent: Extent, reason: str, *, fix: str = "", build_id: str = "", level: int = 0) -> Recalls:
         """Recall a fix, or a level of a kernel build; returns all recalls that stand.
@@ -231,7 +264,7 @@ class Publisher:
             SigningError: the recall key or the online keys are not at hand.
         """
         with self._existing() as current:
-            before = tree.recalls(current)
+            before = on_disk.recalls(current)
             at = int(self._now.timestamp())
             try:
                 item = Recall(before.last + 1, extent, reason, at, fix, build_id, level)
@@ -248,7 +281,7 @@ class Publisher:
             PublishRefusedError: there is none of that number.
         """
         with self._existing() as current:
-            before = tree.recalls(current)
+            before = on_disk.recalls(current)
             kept = tuple(item for item in before.recalls if item.number != number)
             if len(kept) == len(before.recalls):
                 raise PublishRefusedError(f"there is no recall {number}", hint="kmend-factory recall lists them")
@@ -256,18 +289,19 @@ class Publisher:
             self._make_current(current, after)
             return after
 
-    def _make_current(self, current: tree.Tree, recalls: Recalls) -> None:
-        tree.check_root(current.root.signed, self._now)
+    def _make_current(self, current: Tree, recalls: Recalls) -> None:
+        on_disk.check_root(current.root.signed, self._now)
         tree.write_recalls(current, recalls, self._keys, self._now)
-        tree.commit(current, self._keys, self._now)
+        online.commit(current, self._keys, self._now)
 
     def renew(self) -> int:
         """Publish the next version of the trust root with a later expiry; returns its version."""
         with self._existing() as current:
-            content = renew_root(current.root, self._keys, now=self._now)
-            version = current.root.signed.version
-            durable.write_durably(current.folder / f"{version}.root.json", content)
-            return version
+            roots.lay_out(self._keys, self._repository)
+            root = roots.newest(self._keys, self._repository)
+            content = renew_root(root, self._keys, now=self._now)
+            durable.write_durably(current.folder / f"{root.signed.version}.root.json", content)
+            return root.signed.version
 
     def sign_modules(self, key: ModuleKey, signer: str) -> int:
         """Sign every published module for the kernel, under a signer's name; returns how many.
@@ -286,12 +320,12 @@ class Publisher:
         return count
 
     @contextmanager
-    def _existing(self) -> Iterator[tree.Tree]:
+    def _existing(self) -> Iterator[Tree]:
         """The existing repository, under its lock."""
         current = None
         if self._repository.is_dir():
             with locked(self._repository / ".lock"):
-                current = tree.load(self._repository, self._keys)
+                current = on_disk.load(self._repository, self._keys.root())
                 if current is not None:
                     yield current
         if current is None:
@@ -307,7 +341,7 @@ class Publisher:
         return key
 
     def _plan(
-        self, current: tree.Tree, builds: Sequence[BuildOutput], channel: str, *, signed: bool
+        self, current: Tree, builds: Sequence[BuildOutput], channel: str, *, signed: bool
     ) -> tuple[Mapping[str, Levels], list[PublishedLevel]]:
         documents: dict[str, Levels] = {}
         manifests: dict[str, list[Manifest]] = {}
@@ -318,7 +352,7 @@ class Publisher:
             if build_id not in documents:
                 documents[build_id] = self._levels(current, build_id)
                 manifests[build_id] = [self._manifest(build_id, record) for record in documents[build_id].levels]
-            check_succession(manifests[build_id], manifest, tree.recalls(current))
+            check_succession(manifests[build_id], manifest, on_disk.recalls(current))
             manifests[build_id].append(manifest)
             record = LevelRecord(
                 level=manifest.level,
@@ -335,7 +369,7 @@ class Publisher:
             )
         return documents, published
 
-    def _levels(self, current: tree.Tree, build_id: str) -> Levels:
+    def _levels(self, current: Tree, build_id: str) -> Levels:
         path = layout.levels_target(build_id)
         target = current.target(path)
         if target is None:
@@ -368,12 +402,15 @@ class Publisher:
         durable.make_folder(path.parent)
         durable.write_durably(path, modules.sign_detached(module, key.key, key.certificate))
 
-    def _store_levels(self, path: str, levels: Levels) -> TargetFile:
+    def _encoded(self, levels: Levels) -> bytes:
         content = encode(levels)
         if len(content) > layout.MAX_LEVELS_BYTES:
             raise PublishRefusedError(f"kernel build {levels.build_id} has too many levels for one document")
+        return content
+
+    def _store_target(self, path: str, content: bytes, custom: object) -> TargetFile:
         target = TargetFile.from_data(path, content, ["sha256"])
-        target.unrecognized_fields["custom"] = {"kmend": plain(layout.TargetCustom.of(levels))}
+        target.unrecognized_fields["custom"] = {"kmend": custom}
         stored = self._repository / layout.TARGETS / target.get_prefixed_paths()[0]
         durable.make_folder(stored.parent)
         durable.write_durably(stored, content)
@@ -382,7 +419,7 @@ class Publisher:
     def _file(self, digest: str) -> Path:
         return self._repository / layout.file_path(digest)
 
-    def _result(self, current: tree.Tree, levels: tuple[PublishedLevel, ...]) -> Published:
+    def _result(self, current: Tree, levels: tuple[PublishedLevel, ...], agent: tuple[str, ...] = ()) -> Published:
         soon = self._now + datetime.timedelta(days=tree.RENEW_DAYS)
         warnings = []
         if current.root.signed.expires < soon:
@@ -394,4 +431,4 @@ class Publisher:
                 f"the targets metadata expires on {current.targets.signed.expires:%Y-%m-%d}: publish before"
             )
         timestamp = current.timestamp.signed
-        return Published(levels, timestamp.version, int(timestamp.expires.timestamp()), tuple(warnings))
+        return Published(levels, timestamp.version, int(timestamp.expires.timestamp()), tuple(warnings), agent)

@@ -9,8 +9,8 @@ from tests.unit.trust.conftest import NOW, no_passphrase
 
 from kmend.core.errors import MalformedError
 from kmend.trust.signing import keyfiles, modules
-from kmend.trust.signing.errors import KeyFileError
 from kmend.trust.signing.keyfiles import KeyFolder, KeyPlan
+from kmend.trust.signingerrors import KeyFileError
 
 PASS = b"correct horse battery staple"
 

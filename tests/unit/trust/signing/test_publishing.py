@@ -23,9 +23,9 @@ from kmend.trust import layout
 from kmend.trust.client import fetch_source, open_repository
 from kmend.trust.errors import MismatchError
 from kmend.trust.signing import keyfiles
-from kmend.trust.signing.errors import KeyFileError, PublishRefusedError, SigningError
 from kmend.trust.signing.keyfiles import KeyFolder
 from kmend.trust.signing.publishing import Publisher, read_build
+from kmend.trust.signingerrors import KeyFileError, PublishRefusedError, SigningError
 from kmend.trust.transport import Transport
 
 ONE, TWO, THREE = "CVE-2026-2001", "CVE-2026-2002", "CVE-2026-2003"

@@ -1,4 +1,4 @@
-"""Why something was not signed or not published."""
+"""Why something was not signed or not published, offline (`signing`) or with the online keys (`online`)."""
 
 from __future__ import annotations
 
