@@ -78,11 +78,12 @@ def load(repository: Path, trusted: bytes) -> Tree | None:
     folder = repository / layout.METADATA
     if not (folder / "timestamp.json").exists():
         return None
-    root = load_root(repository, trusted)
+    roots = _chain(read_root(trusted), folder)
+    root = roots[-1]
     timestamp = read(folder / "timestamp.json", Timestamp)
-    _verify_online(root, folder, "timestamp", timestamp)
+    _verify_online(roots, "timestamp", timestamp)
     snapshot = read(folder / f"{timestamp.signed.snapshot_meta.version}.snapshot.json", Snapshot)
-    _verify_online(root, folder, "snapshot", snapshot)
+    _verify_online(roots, "snapshot", snapshot)
     targets = read(folder / f"{snapshot.signed.meta['targets.json'].version}.targets.json", Targets)
     verify(root.signed, "targets", targets)
     return Tree(folder, root, targets, snapshot, timestamp)
@@ -103,12 +104,17 @@ def follow(root: Metadata[Root], folder: Path) -> Metadata[Root]:
     Raises:
         SigningError: one of them is not validly signed.
     """
-    while (path := folder / f"{root.signed.version + 1}.root.json").exists():
+    return _chain(root, folder)[-1]
+
+
+def _chain(root: Metadata[Root], folder: Path) -> list[Metadata[Root]]:
+    found = [root]
+    while (path := folder / f"{found[-1].signed.version + 1}.root.json").exists():
         following = read(path, Root)
-        verify(root.signed, "root", following)
+        verify(found[-1].signed, "root", following)
         verify(following.signed, "root", following)
-        root = following
-    return root
+        found.append(following)
+    return found
 
 
 def read_root(content: bytes) -> Metadata[Root]:
@@ -181,15 +187,11 @@ def verify(delegator: Root | Targets, role: str, metadata: Metadata[T]) -> None:
         ) from None
 
 
-def _verify_online(root: Metadata[Root], folder: Path, role: str, metadata: Metadata[T]) -> None:
+def _verify_online(roots: list[Metadata[Root]], role: str, metadata: Metadata[T]) -> None:
     """As `verify`; what the root before let sign counts too, since new online keys sign only after their root is there."""
     try:
-        verify(root.signed, role, metadata)
+        verify(roots[-1].signed, role, metadata)
     except SigningError:
-        before = folder / f"{root.signed.version - 1}.root.json"
-        if not before.exists():
+        if len(roots) < 2:
             raise
-        previous = read(before, Root)
-        # The newest root is trusted; it was signed by the keys of this one, if this is the one before.
-        verify(previous.signed, "root", root)
-        verify(previous.signed, role, metadata)
+        verify(roots[-2].signed, role, metadata)
