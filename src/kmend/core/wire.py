@@ -50,7 +50,10 @@ class Purpose(str, enum.Enum):
 
 
 def signed_bytes(purpose: Purpose, server: str, body: bytes) -> bytes:
-    """What a host signs: the purpose, the server's ID (so that no other server can use it) and the body as it is sent."""
+    """What a host signs: the purpose, the server's ID (so that no other server can use it) and the body as it is sent.
+
+    At enrolment the host does not know the server's ID yet, and signs with an empty one.
+    """
     return f"kmend-host/1 {purpose.value} {server}\n".encode() + body
 
 

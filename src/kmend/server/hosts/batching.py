@@ -1,0 +1,120 @@
+"""Group commit: check-ins that come within a moment are judged in one transaction, and answered when it is on disk."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from kmend.core.wire import Answer
+from kmend.server.hosts import refusals
+from kmend.server.hosts.checkin import Circumstances, Received, check_in
+from kmend.server.hosts.refusals import Refused
+from kmend.server.hosts.seen import Directions
+from kmend.server.store import Store, StoreError
+
+MAX_BATCH = 256
+MAX_WAITING = 4096
+GATHER_SECONDS = 0.01
+_logger = logging.getLogger(__name__)
+Answered = Answer | Refused
+
+
+class Batcher:
+    """Takes check-ins from many threads or an event loop, and answers each by its future.
+
+    Args:
+        circumstances: asked for anew for every batch.
+        gather: how long the first of a batch waits for others, in seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        directions: Directions,
+        circumstances: Callable[[], Circumstances],
+        *,
+        gather: float = GATHER_SECONDS,
+    ) -> None:
+        self._store = store
+        self._directions = directions
+        self._circumstances = circumstances
+        self._gather = gather
+        self._waiting: queue.Queue[tuple[Received, Future[Answered]] | None] = queue.Queue(MAX_WAITING)
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="check-ins", daemon=True)
+        self._thread.start()
+
+    def submit(self, received: Received) -> Future[Answered]:
+        """Have a check-in judged; where too many wait already, the answer is `refusals.BUSY` at once."""
+        future: Future[Answered] = Future()
+        try:
+            if self._closed:
+                raise queue.Full
+            self._waiting.put_nowait((received, future))
+        except queue.Full:
+            future.set_result(refusals.BUSY)
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """How many have not been taken up yet."""
+        return self._waiting.qsize()
+
+    def close(self) -> None:
+        """Judge what has been submitted, and end."""
+        self._closed = True
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        going = True
+        while going:
+            batch: list[tuple[Received, Future[Answered]]] = []
+            end = 0.0
+            while len(batch) < MAX_BATCH:
+                try:
+                    item = self._waiting.get(timeout=max(0.0, end - time.monotonic()) if batch else None)
+                except queue.Empty:
+                    break
+                if item is None:
+                    going = False
+                    break
+                if not batch:
+                    end = time.monotonic() + self._gather
+                batch.append(item)
+            if batch:
+                self._answer(batch)
+        # What slipped in behind the end.
+        while not self._waiting.empty():
+            item = self._waiting.get_nowait()
+            if item is not None:
+                item[1].set_result(refusals.BUSY)
+
+    def _answer(self, batch: list[tuple[Received, Future[Answered]]]) -> None:
+        try:
+            answers = self._judge([received for received, _ in batch])
+        except StoreError as problem:
+            _logger.error("check-ins cannot be recorded: %s", problem.message)
+            answers = [refusals.BUSY] * len(batch)
+        except Exception:
+            # One of them brought it about; the others must not suffer for it.
+            _logger.exception("a batch of %d check-ins failed", len(batch))
+            answers = [self._alone(received) for received, _ in batch] if len(batch) > 1 else [refusals.BUSY]
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if not future.cancelled():
+                future.set_result(answer)
+
+    def _alone(self, received: Received) -> Answered:
+        try:
+            return self._judge([received])[0]
+        except Exception:
+            _logger.exception("a check-in of %s failed", received.message.host)
+            return refusals.BUSY
+
+    def _judge(self, batch: Sequence[Received]) -> Sequence[Answered]:
+        circumstances = self._circumstances()
+        return self._store.transact(lambda connection: check_in(connection, batch, circumstances, self._directions))

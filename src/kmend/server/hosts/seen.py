@@ -1,0 +1,91 @@
+"""What a check-in says, for rollouts, and what rollouts answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from kmend.core.wire import Failure, WithheldLevel
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One host, as it has just checked in.
+
+    Attributes:
+        level: in force; 0 for none.
+        trying: the level of its open intent; 0 for none.
+        phase: where its agent stands (`kmend.agent.states.State`).
+        rebooted: this is another boot than that of its check-in before.
+        clean_boot: whether the boot before ended in order; None if that is not known.
+        failures: its quarantine.
+        withheld: levels that its own policy keeps from it.
+        reported: this check-in brought a new state report.
+        tags: name -> value.
+    """
+
+    host: str
+    ring: str
+    build_id: str
+    level: int
+    trying: int
+    phase: str
+    boot_id: str
+    rebooted: bool = False
+    clean_boot: bool | None = None
+    failures: tuple[Failure, ...] = ()
+    withheld: tuple[WithheldLevel, ...] = ()
+    accepts_return: bool = False
+    reported: bool = False
+    hardware: str = ""
+    role: str = ""
+    distro: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """What rollouts have to say to one host.
+
+    Attributes:
+        level: the level that it was granted; 0 for none.
+        back: a level that it should take off again while it is being tried; 0 for none.
+        reason: for people.
+        within: it should check in again within so many seconds; 0: whenever it is its turn.
+    """
+
+    level: int = 0
+    back: int = 0
+    reason: str = ""
+    within: int = 0
+
+
+class Directions(Protocol):
+    """What check-ins need of rollouts; all within the transaction of the check-ins."""
+
+    def lock(self, connection: Connection) -> object | None:
+        """The rollouts that are going on, their rows locked; None if there is none. Called before any host is locked."""
+
+    def observe(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> None:
+        """Take note of how granted hosts fare."""
+
+    def directions(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> dict[str, Direction]:
+        """Host -> what it is told; hosts that are told nothing may be left out. Makes grants."""
+
+
+class NoDirections:
+    """There are no rollouts."""
+
+    def lock(self, connection: Connection) -> object | None:
+        """None."""
+        return None
+
+    def observe(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> None:
+        """Nothing."""
+
+    def directions(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> dict[str, Direction]:
+        """Nobody is told anything."""
+        return {}

@@ -1,0 +1,108 @@
+"""What is done to hosts: moved, tagged, taken out, and let go of when they are silent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from kmend.server.access import audit
+from kmend.server.hosts import listing, rings
+from kmend.server.hosts.checkin import DECOMMISSIONED, ENROLLED, EXPIRED
+from kmend.server.hosts.keys import checked_tags
+from kmend.server.hosts.listing import Host
+from kmend.server.store import news
+from kmend.server.store.tables import host_tags, hosts, reports
+
+MAX_AT_ONCE = 1000
+
+
+def move(connection: Connection, host: str, ring: str, *, actor: str, now: int) -> Host:
+    """Put a host into another ring; nothing that is loaded changes.
+
+    Raises:
+        NotFoundError: there is no such host, or no such ring.
+    """
+    rings.show(connection, ring)
+    before = listing.show(connection, host)
+    if before.ring != ring:
+        connection.execute(update(hosts).where(hosts.c.id == host).values(ring=ring))
+        news.bump(connection, news.ring_key(before.ring))
+        detail = {"from": before.ring, "to": ring, "name": before.name}
+        audit.append(connection, at=now, actor=actor, action="host.move", subject=host, detail=detail)
+    return listing.show(connection, host)
+
+
+def tag(connection: Connection, host: str, tags: Mapping[str, str], *, actor: str, now: int) -> Host:
+    """Give a host these tags in place of those it has.
+
+    Raises:
+        NotFoundError: there is no such host.
+        InvalidError: they cannot be tags.
+    """
+    wanted = checked_tags(tags)
+    before = listing.show(connection, host)
+    if dict(before.tags) != wanted:
+        connection.execute(delete(host_tags).where(host_tags.c.host == host))
+        if wanted:
+            rows = [{"host": host, "name": name, "value": value} for name, value in wanted.items()]
+            connection.execute(insert(host_tags), rows)
+        detail = {"from": dict(before.tags), "to": wanted, "name": before.name}
+        audit.append(connection, at=now, actor=actor, action="host.tag", subject=host, detail=detail)
+    return listing.show(connection, host)
+
+
+def decommission(connection: Connection, host: str, *, actor: str, now: int, reason: str = "") -> Host:
+    """Take a host out of the fleet: its credential is worth nothing from now on. What it runs, it goes on running.
+
+    Raises:
+        NotFoundError: there is no such host.
+    """
+    before = listing.show(connection, host)
+    if before.state != DECOMMISSIONED:
+        connection.execute(update(hosts).where(hosts.c.id == host).values(state=DECOMMISSIONED))
+        detail = {"name": before.name, "ring": before.ring, "reason": reason}
+        audit.append(connection, at=now, actor=actor, action="host.decommission", subject=host, detail=detail)
+    return listing.show(connection, host)
+
+
+def expire(connection: Connection, now: int) -> int:
+    """Let go of ephemeral hosts that have been silent for as long as their enrolment key said; returns how many."""
+    due = (
+        select(hosts.c.id, hosts.c.name)
+        .where(
+            hosts.c.state == ENROLLED,
+            hosts.c.ephemeral_seconds.is_not(None),
+            hosts.c.last_seen + hosts.c.ephemeral_seconds < now,
+        )
+        .order_by(hosts.c.id)
+        .limit(MAX_AT_ONCE)
+        .with_for_update()
+    )
+    rows = connection.execute(due).all()
+    if not rows:
+        return 0
+    connection.execute(update(hosts).where(hosts.c.id.in_([row.id for row in rows])).values(state=EXPIRED))
+    names = sorted(row.name for row in rows)
+    detail = {"count": len(names), "first": names[:20]}
+    audit.append(
+        connection, at=now, actor=audit.SERVER, action="host.expire", subject=f"{len(names)} hosts", detail=detail
+    )
+    return len(rows)
+
+
+def prune_reports(connection: Connection, now: int, *, days: int) -> int:
+    """Forget reports older than so many days, except each host's newest; at most a thousand at once; returns how many."""
+    newest = select(func.max(reports.c.id)).group_by(reports.c.host)
+    old = (
+        select(reports.c.id)
+        .where(reports.c.received_at < now - days * 86_400, reports.c.id.not_in(newest))
+        .limit(MAX_AT_ONCE)
+    )
+    return connection.execute(delete(reports).where(reports.c.id.in_(old))).rowcount
+
+
+def silent(connection: Connection, now: int, *, seconds: int) -> int:
+    """How many enrolled hosts are overdue by more than so many seconds."""
+    query = select(func.count()).where(hosts.c.state == ENROLLED, hosts.c.next_due < now - seconds)
+    return connection.execute(query).scalar_one()
