@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater
 from tuf.ngclient.config import UpdaterConfig
@@ -79,8 +79,33 @@ class Repository:
         self.freshness = freshness
         self._scratch = scratch
 
-    def levels(self, build_id: str) -> Levels | None:
+    def catalogue(self) -> Iterator[TargetFile]:
+        """Every target that the repository has, as its signed metadata describes it; for a server, which keeps them all.
+
+        Raises:
+            TrustError: see `kmend.trust.errors`.
+        """
+        targets = Metadata[Targets].from_file(str(self._scratch / "targets.json")).signed
+        bins = targets.delegations.succinct_roles if targets.delegations is not None else None
+        if bins is None:
+            raise MismatchError("the repository does not spread its targets over bins", hint="it is not one of kmend's")
+        left = set(bins.get_roles())
+        number = 0
+        while left:
+            # python-tuf loads and verifies a bin when it is asked for a target of it, whether there is such a target or not.
+            path = f"catalogue/{number}"
+            number += 1
+            name = bins.get_role_for_target(path)
+            if name in left:
+                left.discard(name)
+                self._find(path, 0)
+                yield from Metadata[Targets].from_file(str(self._scratch / f"{name}.json")).signed.targets.values()
+
+    def levels(self, build_id: str, *, keep: bool = True) -> Levels | None:
         """The levels published for one kernel build; None if the repository has none for it.
+
+        Args:
+            keep: remember the document, so that it need not be fetched again while it stays the same.
 
         Raises:
             TrustError: see `kmend.trust.errors`.
@@ -89,7 +114,7 @@ class Repository:
         target = self._find(path, layout.MAX_LEVELS_BYTES)
         if target is None:
             return None
-        content = self._cached_levels(build_id, target)
+        content = self._cached_levels(build_id, target) if keep else self._content(target, b"")
         try:
             levels = decode(Levels, content, max_bytes=layout.MAX_LEVELS_BYTES)
             stated = from_plain(layout.TargetCustom, _custom(target.custom))
@@ -169,6 +194,10 @@ class Repository:
         """
         target = self._find(path, limit)
         return self._content(target, kept) if target is not None else None
+
+    def timestamp(self) -> bytes:
+        """The verified timestamp metadata, as it lies in the repository."""
+        return (self._scratch / "timestamp.json").read_bytes()
 
     def _translated(self) -> contextlib.AbstractContextManager[None]:
         return translated(time.time(), self._transport.server_seconds)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, text
 
 from kmend.server.store.tables import settings
 
 SERVER_ID = "server_id"
+_WRITE = text(
+    "INSERT INTO settings (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = :value"
+)
 
 
 def read(connection: Connection, name: str) -> str | None:
@@ -16,7 +19,5 @@ def read(connection: Connection, name: str) -> str | None:
 
 
 def write(connection: Connection, name: str, value: str) -> None:
-    """Set one value. Two that set a new one at once: one of them fails, and tries again."""
-    changed = connection.execute(update(settings).where(settings.c.name == name).values(value=value))
-    if changed.rowcount == 0:
-        connection.execute(insert(settings).values(name=name, value=value))
+    """Set one value."""
+    connection.execute(_WRITE, {"name": name, "value": value})

@@ -1,0 +1,129 @@
+"""Which duties there are, and what each does."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import ssl
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, delete, func, select
+
+from kmend.server import notices, rollouts
+from kmend.server.config import ServerConfig
+from kmend.server.hosts import upkeep
+from kmend.server.notices import Event, outbox
+from kmend.server.notices.sending import Sender
+from kmend.server.operations import authority, metrics
+from kmend.server.operations.clockwork import Duty
+from kmend.server.repository import Mirror, refreshing
+from kmend.server.repository.watching import Watcher
+from kmend.server.store import Store, tables
+
+DAY = 86_400
+OVERDUE_SECONDS = 60
+"""A check-in that is so late counts as overdue in the metrics."""
+SILENT_INTERVALS = 3
+"""A host that has missed so many check-ins is told of."""
+IDEMPOTENCY_SECONDS = 2 * DAY
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Duties:
+    """What the clockwork does.
+
+    Attributes:
+        tls: whose certificate is loaded again when it was renewed; None without TLS, or with somebody else's certificate.
+    """
+
+    config: ServerConfig
+    store: Store
+    mirror: Mirror
+    tls: ssl.SSLContext | None = None
+    _watcher: Watcher = field(init=False)
+    _sender: Sender = field(init=False)
+    _silent: int = 0
+    """How many hosts people were told of last."""
+
+    def __post_init__(self) -> None:
+        self._watcher = Watcher(self.config, self.store, rollouts.begin_automatic)
+        self._sender = Sender.of(self.config)
+
+    def all(self) -> list[Duty]:
+        """Every duty."""
+        return [
+            Duty("rollouts", self._rollouts, 2),
+            Duty("repository", self._watcher.look, 1),
+            Duty("notices", lambda now: self._sender.turn(self.store, now), 1),
+            Duty("upkeep", self._upkeep, 60),
+            Duty("prune", self._prune, 600),
+            Duty("mirror", lambda now: self.mirror.reload(), 0.5, shared=False),
+            Duty("gauges", self._gauges, 15, shared=False),
+            Duty("certificate", self._certificate, 3600, shared=False),
+        ]
+
+    def close(self) -> None:
+        """After the clockwork has stopped."""
+        self._watcher.close()
+
+    def _rollouts(self, now: int) -> None:
+        def tell(connection: Connection, event: str, subject: str, body: str) -> None:
+            notices.post(connection, event, subject, body, now)
+
+        rollouts.evaluate(self.store, now, tell)
+
+    def _upkeep(self, now: int) -> None:
+        self.store.transact(lambda connection: self._tend_hosts(connection, now))
+        moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+        if refreshing.is_due(self.config, now=moment):
+            version = refreshing.refresh(self.config, now=moment)
+            _logger.info("the repository was signed anew: version %d", version)
+
+    def _tend_hosts(self, connection: Connection, now: int) -> None:
+        upkeep.expire(connection, now)
+        silent = upkeep.silent(connection, now, seconds=SILENT_INTERVALS * self.config.server.interval)
+        if silent > self._silent:
+            body = (
+                f"{silent} hosts have missed {SILENT_INTERVALS} check-ins; kmend-server hosts list --overdue names them"
+            )
+            notices.post(connection, Event.HOST_SILENT, "hosts", body, now)
+        self._silent = silent
+
+    def _prune(self, now: int) -> None:
+        retention = self.config.retention
+
+        def work(connection: Connection) -> int:
+            outbox.prune(connection, now - retention.notices * DAY)
+            connection.execute(delete(tables.idempotency).where(tables.idempotency.c.at < now - IDEMPOTENCY_SECONDS))
+            return upkeep.prune_reports(connection, now, days=retention.reports)
+
+        while self.store.transact(work) == upkeep.MAX_AT_ONCE:
+            pass
+
+    def _certificate(self, now: int) -> None:
+        if self.tls is None or self.config.authority is None:
+            return
+        moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+        if authority.renew(self.config.data / "tls", now=moment):
+            _logger.info("the server's certificate was issued anew")
+        # Another process may have renewed it.
+        self.tls.load_cert_chain(self.config.certificate, self.config.key)
+
+    def _gauges(self, now: int) -> None:
+        with self.store.read() as connection:
+            count(connection, now, attempts=self._sender.attempts)
+        timestamp = self.mirror.timestamp()
+        metrics.repository_version.set(timestamp.version)
+        metrics.repository_expires.set(timestamp.expires)
+
+
+def count(connection: Connection, now: int, *, attempts: int) -> None:
+    """Set the gauges that are counted in the database."""
+    for gauge, column in ((metrics.hosts, tables.hosts.c.state), (metrics.rollouts, tables.rollouts.c.state)):
+        found = connection.execute(select(column, func.count()).group_by(column)).all()
+        gauge.clear()
+        for word, number in found:
+            gauge.labels(state=word).set(number)
+    metrics.hosts_silent.set(upkeep.silent(connection, now, seconds=OVERDUE_SECONDS))
+    metrics.outbox.set(outbox.waiting(connection, attempts=attempts))

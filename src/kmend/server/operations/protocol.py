@@ -1,0 +1,86 @@
+"""HTTP/1.1 on a connection, with limits that uvicorn leaves to a proxy: how long a request may take to arrive, how long its head
+may be. A server that stands alone meets who sends one byte a minute, and who never ends a header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.events import TimerHandle
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from kmend.server.operations import metrics
+
+ARRIVAL_SECONDS = 20.0
+"""From a request's first byte, or the connection's beginning, to the request's last byte."""
+MAX_HEAD_BYTES = 32 * 1024
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's own, with these limits."""
+
+    arrival_seconds = ARRIVAL_SECONDS
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._timer: TimerHandle | None = None
+        self._head = 0
+        self._arrived = False
+        """Whether the head of the request that is coming is complete."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """As uvicorn's; the first request is expected now."""
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn's."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, unless the head has become too long."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if self._timer is None and (cycle is None or cycle.response_complete):
+            self._expect()
+        super().data_received(data)
+        if self._arrived or self._timer is None:
+            return
+        self._head += len(data)
+        if self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
+            metrics.refusals.labels(area="connection", problem="head-too-large").inc()
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        """As uvicorn's."""
+        self._arrived = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """As uvicorn's; the request is here."""
+        self._stop()
+        super().on_message_complete()
+
+    def _expect(self) -> None:
+        self._head, self._arrived = 0, False
+        self._timer = self.loop.call_later(self.arrival_seconds, self._give_up)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            metrics.refusals.labels(area="connection", problem="too-slow").inc()
+            self.transport.close()
