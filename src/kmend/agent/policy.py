@@ -10,7 +10,7 @@ import enum
 import re
 from dataclasses import dataclass
 
-from kmend.agent import windows
+from kmend.core import windows
 from kmend.core.errors import MalformedError
 from kmend.core.manifest import check_channel
 

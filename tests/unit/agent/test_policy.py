@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.unit.agent.conftest import CVES, Machine, Published, configure_for, publish
 from tests.unit.sample_livepatch import livepatch
 
-from kmend.agent import windows
 from kmend.agent.policy import ApplyPolicy, Publication, Rule, hold_seconds, released, withholding
-from kmend.agent.windows import DAYS, Window, parse_window, span
+from kmend.core import windows
 from kmend.core.errors import MalformedError
+from kmend.core.windows import DAYS, Window, parse_window, span
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca")
 YEAR = 366 * 86_400
