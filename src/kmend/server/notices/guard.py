@@ -8,6 +8,7 @@ the very address that was judged, so a name that changes its mind in between (DN
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,17 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 _SERVICES = frozenset({ipaddress.ip_address("168.63.129.16")})
 """Public by their number, and yet a cloud's own: Azure's wire server."""
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+        *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+        *("224.0.0.0/4", "240.0.0.0/4", "2001::/23", "2001:db8::/32", "3fff::/20"),
+    )
+)
+"""IANA's registries of special-purpose addresses, in our own words: what `ipaddress` knows of them depends on Python's version."""
+_PUBLIC_6 = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
 _COMPATIBLE = ipaddress.ip_network("::/96")
@@ -76,7 +88,7 @@ def check_url(url: str, rules: Rules) -> tuple[bool, str, int, str]:
             "a webhook's URL begins with https://",
             hint="notices.allow_http in the server's configuration allows http too",
         )
-    if "@" in parts.netloc or parts.fragment or not parts.hostname:
+    if not _AUTHORITY.fullmatch(parts.netloc) or parts.fragment or not parts.hostname:
         raise ForbiddenTargetError(
             "a webhook's URL has a host, no user or password, and no fragment",
             hint="put a token into the path or the query, where the other side wants it",
@@ -113,9 +125,15 @@ def _check_address(text: str, rules: Rules) -> None:
     if any(_is_in(address, network) for network in rules.networks):
         return
     inner = _carried(address)
-    public = inner.is_global and not inner.is_multicast and not inner.is_reserved and inner not in _SERVICES
-    if not public:
+    if not _is_public(inner):
         raise ForbiddenTargetError(f"the host has the address {address}, which is not a public one")
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _PUBLIC_6:
+        return False
+    special = any(address.version == network.version and address in network for network in _NOT_PUBLIC)
+    return address.is_global and not special and address not in _SERVICES
 
 
 def _is_in(address: Address, network: str) -> bool:

@@ -60,7 +60,7 @@ def send(
     if target.secure:
         context = make_context(network or Network())
         bound_tls(context, deadline)
-        extra |= {"ssl_context": context, "server_hostname": target.host, "assert_hostname": target.host}
+        extra |= {"ssl_context": context, "server_hostname": target.host}
     manager = urllib3.PoolManager()
     bound(manager, deadline)
     scheme = "https" if target.secure else "http"
