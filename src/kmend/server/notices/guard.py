@@ -33,7 +33,7 @@ _NOT_PUBLIC = tuple(
         *("224.0.0.0/4", "240.0.0.0/4", "2001::/23", "2001:db8::/32", "3fff::/20"),
     )
 )
-"""IANA's registries of special-purpose addresses, in our own words: what `ipaddress` knows of them depends on Python's version."""
+"""IANA's registries of special-purpose addresses, in our own words; what `ipaddress` knows depends on Python's version."""
 _PUBLIC_6 = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
