@@ -23,7 +23,7 @@ from kmend.core.errors import SystemProblemError
 from kmend.core.manifest import sha256_hex
 from kmend.core.process import run
 from kmend.server.access import audit, tokens
-from kmend.server.access.roles import Role
+from kmend.server.access.permissions import Role
 from kmend.server.config import ServerConfig, read_config
 from kmend.server.operations import authority
 from kmend.server.operations.errors import FoundedError, OperationError
