@@ -356,7 +356,8 @@ class Offer:
 
     Attributes:
         build_id: of the kernel build that this is about.
-        level: the highest level that this host may load by itself now; 0: none yet.
+        level: the one level that this host may load by itself now, if it is newer than what is loaded; 0: none. Not the highest:
+            a level below it may have been halted.
         back: a level that this host is to take off again if it is still being tried and the host's policy allows; 0 for none.
         reason: for people.
     """

@@ -86,6 +86,7 @@ class Known:
     role: str
     distro: str
     answer: str
+    refuses: str
 
 
 _COLUMNS = [hosts.c[name] for name in Known.__slots__]
@@ -183,14 +184,21 @@ def columns(digest: str, report: StateReport) -> dict[str, object]:
         "distro": report.facts.distro,
         "agent": report.facts.agent,
         "trouble": report.remarks[0].kind if report.remarks else "",
+        "refuses": json.dumps(refused_levels(report)),
     }
+
+
+def refused_levels(report: StateReport) -> tuple[int, ...]:
+    """Levels that a host does not load by itself: in quarantine, or kept from it by its own policy, the server's rule aside."""
+    own = [item.level for item in report.withheld if set(item.rules) - {"server"}]
+    return tuple(sorted({*own, *(failure.level for failure in report.failures)}))
 
 
 def _seen(known: Known, message: CheckIn, report: StateReport | None, *, rebooted: bool) -> Seen:
     if report is None:
         return Seen(
             known.id, known.ring, known.build_id, known.level, known.trying, known.phase, message.boot_id,
-            rebooted=rebooted, accepts_return=known.accepts_return,
+            rebooted=rebooted, accepts_return=known.accepts_return, refuses=tuple(json.loads(known.refuses)),
             hardware=known.hardware, role=known.role, distro=known.distro,
         )  # fmt: skip
     return Seen(
@@ -205,6 +213,7 @@ def _seen(known: Known, message: CheckIn, report: StateReport | None, *, reboote
         clean_boot=report.clean_boot,
         failures=report.failures,
         withheld=report.withheld,
+        refuses=refused_levels(report),
         accepts_return=report.accepts_return,
         reported=True,
         hardware=report.facts.hardware,

@@ -22,7 +22,8 @@ class Seen:
         rebooted: this is another boot than that of its check-in before.
         clean_boot: whether the boot before ended in order; None if that is not known.
         failures: its quarantine.
-        withheld: levels that its own policy keeps from it.
+        withheld: levels that its own policy keeps from it. Both are only known when it has reported.
+        refuses: levels that it does not load by itself for one of these reasons, by its last report.
         reported: this check-in brought a new state report.
         tags: name -> value.
     """
@@ -38,6 +39,7 @@ class Seen:
     clean_boot: bool | None = None
     failures: tuple[Failure, ...] = ()
     withheld: tuple[WithheldLevel, ...] = ()
+    refuses: tuple[int, ...] = ()
     accepts_return: bool = False
     reported: bool = False
     hardware: str = ""

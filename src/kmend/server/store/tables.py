@@ -115,6 +115,7 @@ hosts = Table(
     Column("distro", Text, nullable=False, default=""),
     Column("agent", Text, nullable=False, default=""),
     Column("trouble", Text, nullable=False, default=""),  # the worst remark's kind
+    Column("refuses", Text, nullable=False, default="[]"),  # JSON list: levels that it does not load by itself
     Index(None, "ring", "state"),
     Index(None, "build_id", "level"),
     Index(None, "last_seen"),
@@ -266,6 +267,7 @@ rollout_stages = Table(
     Column("succeeded", Integer, nullable=False, default=0),
     Column("failed", Integer, nullable=False, default=0),
     Column("inconclusive", Integer, nullable=False, default=0),
+    Column("forgiven", Integer, nullable=False, default=0),  # failures that a person has said not to count
     Column("outcome", Text, nullable=False, default=""),  # passed, halted, skipped
     Column("ended_at", BigInteger),
 )

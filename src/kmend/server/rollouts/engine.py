@@ -1,0 +1,296 @@
+"""What a rollout decides, of one host and of a stage. Pure: no database, no clock.
+
+A host's way is a grant: `granted` (it may load), `loading`, `soaking` (in force), then `succeeded`, `failed` with a cause, or
+`inconclusive` (neither: it may be granted again). Silence is a failure, and so is another boot without a shutdown in order: a
+kernel that has panicked reports nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from kmend.server.hosts.seen import Seen
+from kmend.server.rollouts.plan import Stage
+
+
+class GrantState(str, enum.Enum):
+    """Where a granted host is."""
+
+    GRANTED = "granted"
+    LOADING = "loading"
+    SOAKING = "soaking"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+
+
+LIVE = (GrantState.GRANTED, GrantState.LOADING, GrantState.SOAKING)
+
+
+class Cause(str, enum.Enum):
+    """Why a grant ended otherwise than well."""
+
+    QUARANTINED = "quarantined"
+    REBOOTED = "rebooted"
+    SILENT = "silent"
+    STUCK = "stuck"
+    RETURNED = "returned"
+    WITHHELD = "withheld"
+    RESTARTED = "restarted"
+    SUPERSEDED = "superseded"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A host's way in a rollout; times in seconds since 1970-01-01 UTC.
+
+    Attributes:
+        boot_id: of the boot on which it was granted.
+        diversity: the host's value of the stage's diversity key.
+    """
+
+    host: str
+    stage: int
+    build_id: str
+    level: int
+    from_level: int
+    state: GrantState
+    granted_at: int
+    state_since: int
+    boot_id: str
+    cause: str = ""
+    message: str = ""
+    diversity: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it takes a slot."""
+        return self.state in LIVE
+
+    def became(self, state: GrantState, now: int, cause: Cause | None = None, message: str = "") -> Grant:
+        """The grant in another state; itself if that is where it is."""
+        if state is self.state:
+            return self
+        return replace(self, state=state, state_since=now, cause=cause.value if cause else "", message=message[:300])
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """A stage's counts; `forgiven` failures do not count any more."""
+
+    granted: int = 0
+    in_flight: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    inconclusive: int = 0
+    forgiven: int = 0
+
+    @property
+    def finished(self) -> int:
+        """Hosts with an outcome that counts."""
+        return self.succeeded + self.counted
+
+    @property
+    def counted(self) -> int:
+        """Failures that count."""
+        return max(0, self.failed - self.forgiven)
+
+    def moved(self, before: Grant | None, after: Grant) -> Tallies:
+        """The counts after a grant went from one state to another; `before` is None for a new one."""
+        counts = {
+            "granted": self.granted + (before is None),
+            "in_flight": self.in_flight + after.live - (before is not None and before.live),
+        }
+        for name, state in (
+            ("succeeded", GrantState.SUCCEEDED),
+            ("failed", GrantState.FAILED),
+            ("inconclusive", GrantState.INCONCLUSIVE),
+        ):
+            gone = before is not None and before.state is state
+            counts[name] = getattr(self, name) + (after.state is state) - gone
+        return replace(self, **counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a host is not granted, and after how many seconds it may ask again; 0: whenever it is its turn."""
+
+    reason: str
+    seconds: int = 0
+
+
+def position(rollout: str, host: str) -> float:
+    """Where a host stands in a rollout, 0 to below 1: by both, so that it is not always the same ones who go first."""
+    digest = hashlib.sha256(f"{rollout}\0{host}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def diversity_of(stage: Stage, seen: Seen) -> str:
+    """The host's value of the stage's diversity key; empty where there is none."""
+    if stage.diversity.startswith("tag:"):
+        return seen.tags.get(stage.diversity[4:], "")
+    return str(getattr(seen, stage.diversity)) if stage.diversity else ""
+
+
+def obstacle(
+    rollout: str,
+    stage: Stage,
+    level: int,
+    seen: Seen,
+    *,
+    fixes_lost: frozenset[str],
+    tallies: Tallies,
+    alike: int,
+    now: int,
+) -> Wait | None:
+    """Why a host of the stage's ring is not granted now; None if it is.
+
+    Args:
+        level: the rollout's for the host's kernel build.
+        fixes_lost: fixes of what the host runs that the level lacks, without recalled ones.
+        alike: hosts granted in this stage with the same diversity value.
+    """
+    if seen.level >= level:
+        return Wait(f"it runs level {seen.level} already")
+    if fixes_lost:
+        return Wait(f"level {level} lacks {len(fixes_lost)} fixes of level {seen.level}, which it runs")
+    if position(rollout, seen.host) >= stage.share:
+        return Wait(f"it is not among the first {stage.share:.0%} of the ring {stage.ring}")
+    if level in seen.refuses:
+        return Wait(f"it does not load level {level} by itself: its quarantine or its own policy")
+    if seen.trying:
+        return Wait(f"it is busy with level {seen.trying}", 30)
+    if not stage.open_at(now):
+        return Wait("no window of the stage is open", 300)
+    if tallies.in_flight >= stage.at_once:
+        return Wait(f"{tallies.in_flight} hosts are at it, and {stage.at_once} may be at once", 30)
+    if stage.diversity and tallies.granted < stage.sample and alike + 1 > most_alike(stage):
+        return Wait(f"enough of the first hosts have the same {stage.diversity}", 30)
+    return None
+
+
+def most_alike(stage: Stage) -> int:
+    """How many of the first `sample` hosts may be alike."""
+    return max(1, math.ceil(stage.most_alike * stage.sample))
+
+
+def progress(grant: Grant, stage: Stage, seen: Seen, now: int) -> Grant:
+    """Where a granted host is, by its check-in."""
+    if not grant.live:
+        return grant
+    if grant.boot_id != seen.boot_id:
+        if not seen.reported:
+            return grant  # its report says how the boot before ended; it has been asked for it
+        if seen.clean_boot is True:
+            return grant.became(GrantState.INCONCLUSIVE, now, Cause.RESTARTED, "it was restarted in order meanwhile")
+        where = "with the level in force" if grant.state is GrantState.SOAKING else "around the load"
+        return grant.became(
+            GrantState.FAILED, now, Cause.REBOOTED, f"another boot without a shutdown in order, {where}"
+        )
+    for failure in seen.failures:
+        if failure.level == grant.level:
+            if failure.cause == Cause.RETURNED.value:
+                return grant.became(GrantState.INCONCLUSIVE, now, Cause.RETURNED, "it went back, as it was asked to")
+            return grant.became(GrantState.FAILED, now, Cause.QUARANTINED, f"{failure.cause}: {failure.message}")
+    if seen.level == grant.level and seen.trying in (0, grant.level):
+        soaking = grant.became(GrantState.SOAKING, now)
+        steady = seen.trying == 0 and seen.phase != "soaking"
+        if steady and grant.state is GrantState.SOAKING and now - grant.state_since >= stage.soak_seconds:
+            return grant.became(GrantState.SUCCEEDED, now)
+        if steady and stage.soak_seconds == 0:
+            return soaking.became(GrantState.SUCCEEDED, now)
+        return soaking
+    if seen.level > grant.level:
+        return grant.became(GrantState.INCONCLUSIVE, now, Cause.SUPERSEDED, f"it runs level {seen.level} by now")
+    if seen.trying == grant.level:
+        return grant if grant.state is GrantState.SOAKING else grant.became(GrantState.LOADING, now)
+    if grant.state is GrantState.SOAKING:
+        return grant.became(
+            GrantState.FAILED, now, Cause.QUARANTINED, f"level {grant.level} is not in force there any more"
+        )
+    own = [item for item in seen.withheld if item.level == grant.level and set(item.rules) - {"server"}]
+    if own and grant.state is GrantState.GRANTED:
+        return grant.became(GrantState.INCONCLUSIVE, now, Cause.WITHHELD, f"its own policy: {', '.join(own[0].rules)}")
+    return grant
+
+
+def overdue(grant: Grant, stage: Stage, last_seen: int, now: int) -> Grant:
+    """The grant, failed if its host has been silent, or has not come to an end, for too long."""
+    if not grant.live:
+        return grant
+    quiet = now - max(last_seen, grant.granted_at)
+    if quiet > stage.silence_seconds:
+        return grant.became(
+            GrantState.FAILED, now, Cause.SILENT, f"no check-in for {quiet} s, while {grant.state.value}"
+        )
+    if grant.state is not GrantState.SOAKING and now - grant.granted_at > stage.patience_seconds:
+        return grant.became(
+            GrantState.FAILED, now, Cause.STUCK, f"not in force {now - grant.granted_at} s after its grant"
+        )
+    return grant
+
+
+class Judgement(enum.Enum):
+    """What becomes of a stage."""
+
+    OPEN = "open"
+    PASSED = "passed"
+    SKIPPED = "skipped"
+    HALT = "halt"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of a stage, and why."""
+
+    judgement: Judgement
+    reason: str = ""
+
+
+def judge(stage: Stage, tallies: Tallies, remaining: int, opened_at: int, now: int) -> Verdict:
+    """What becomes of an open stage.
+
+    Args:
+        remaining: hosts of the stage that could be granted but are not yet.
+    """
+    excess = excessive(stage, tallies)
+    if excess:
+        return Verdict(Judgement.HALT, excess)
+    total = tallies.finished + tallies.in_flight + remaining
+    if total == 0:
+        if tallies.granted == 0:
+            return Verdict(Judgement.SKIPPED, f"the ring {stage.ring} has no host for it")
+        return Verdict(Judgement.PASSED, "no host is left whose outcome counts")
+    enough = tallies.finished >= min(stage.sample, total)
+    if enough and tallies.succeeded >= math.ceil(stage.success * total - 1e-9):
+        return Verdict(Judgement.PASSED, f"{tallies.succeeded} of {total} hosts succeeded")
+    if remaining == 0 and tallies.in_flight == 0:
+        return Verdict(
+            Judgement.HALT,
+            f"the stage ended with {tallies.succeeded} of {total} hosts, below the {stage.success:.0%} that it needs",
+        )
+    if stage.deadline_seconds and now - opened_at > stage.deadline_seconds:
+        return Verdict(Judgement.HALT, f"the stage did not pass within {stage.deadline_seconds} s")
+    return Verdict(Judgement.OPEN)
+
+
+def excessive(stage: Stage, tallies: Tallies) -> str:
+    """Why the failures of a stage, open or past, halt the rollout; empty if they do not."""
+    tolerated = stage.tolerated(tallies.finished)
+    if tallies.counted <= tolerated:
+        return ""
+    return f"{tallies.counted} of {tallies.finished} finished hosts failed in the ring {stage.ring}; {tolerated} may"
+
+
+def fixes_lost(
+    fixes: Mapping[int, frozenset[str]], loaded: int, level: int, recalled: frozenset[str]
+) -> frozenset[str]:
+    """Fixes of the loaded level that another lacks, without recalled ones; of levels that are not known, none."""
+    if loaded not in fixes or level not in fixes:
+        return frozenset()
+    return fixes[loaded] - fixes[level] - recalled
