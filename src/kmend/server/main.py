@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -13,6 +14,7 @@ from kmend import __version__
 from kmend.core import interruption
 from kmend.core.errors import KmendError
 from kmend.core.interruption import Interrupted
+from kmend.server.commands.given import Given
 from kmend.server.commands.output import print_error_json, report_error, wants_json
 
 _HERE = {
@@ -29,16 +31,16 @@ _HERE = {
 
 _CLIENTS = {
     "audit": "kmend.server.commands.audit:command",
-    "channels": "kmend.server.commands.channels:command",
+    "channels": "kmend.server.commands.people:channels",
     "hosts": "kmend.server.commands.hosts:command",
-    "keys": "kmend.server.commands.keys:command",
+    "keys": "kmend.server.commands.rings:keys",
     "levels": "kmend.server.commands.levels:command",
-    "plans": "kmend.server.commands.plans:command",
+    "plans": "kmend.server.commands.rollouts:plans",
     "recalls": "kmend.server.commands.levels:recalls",
-    "rings": "kmend.server.commands.rings:command",
+    "rings": "kmend.server.commands.rings:rings",
     "rollouts": "kmend.server.commands.rollouts:command",
-    "status": "kmend.server.commands.status:command",
-    "tokens": "kmend.server.commands.tokens:command",
+    "status": "kmend.server.commands.levels:status",
+    "tokens": "kmend.server.commands.people:tokens",
 }
 """Commands that speak to a server, wherever it is."""
 
@@ -67,8 +69,25 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kmend-server")
 @click.option("--debug", is_flag=True, help="Show every program that is run, and tracebacks.")
-def cli(debug: bool) -> None:
-    """Patch a fleet in stages: know every host, decide who gets a new level when, and stop before it hurts."""
+@click.option("--server", envvar="KMEND_SERVER_URL", default="", help="URL of the server that a command speaks to.")
+@click.option(
+    "--token-file",
+    envvar="KMEND_SERVER_TOKEN_FILE",
+    type=click.Path(path_type=Path),
+    help="File with the token; KMEND_SERVER_TOKEN may hold the token itself.",
+)
+@click.option("--ca", envvar="KMEND_SERVER_CA", type=click.Path(path_type=Path), help="Certificates to trust, in PEM.")
+@click.option(
+    "--pin", envvar="KMEND_SERVER_PIN", default="", help="SHA-256 of the server's authority, as init prints it."
+)
+@click.pass_context
+def cli(context: click.Context, debug: bool, server: str, token_file: Path | None, ca: Path | None, pin: str) -> None:
+    """Patch a fleet in stages: know every host, decide who gets a new level when, and stop before it hurts.
+
+    Commands that speak to a server take its URL, a token, and whom to trust from these options, from the environment, or from
+    ~/.config/kmend/server.toml (url, token_file, ca, pin). On the server's own machine its configuration gives URL and trust.
+    """
+    context.obj = Given(server, token_file, ca, pin)
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, format="%(message)s")
 
 

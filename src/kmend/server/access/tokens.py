@@ -77,7 +77,12 @@ def create(
         "expires_at": expires_at,
     }
     connection.execute(insert(tokens).values(secret_sha256=secrets.digest(secret), **values))
-    detail = {name: values[name] for name in ("name", "roles", "rings", "expires_at")}
+    detail = {
+        "name": name,
+        "roles": [role.value for role in roles],
+        "rings": sorted(set(rings)),
+        "expires_at": expires_at,
+    }
     audit.append(connection, at=now, actor=actor, action="token.create", subject=str(values["id"]), detail=detail)
     return show(connection, str(values["id"])), secret
 

@@ -71,7 +71,7 @@ def create(
     """
     if kind is Kind.WEBHOOK:
         try:
-            guard.check_url(target, rules)
+            guard.check_written(target, rules)
         except ForbiddenTargetError as problem:
             raise ChannelError(problem.message, hint=problem.hint) from None
     elif not is_address(target):

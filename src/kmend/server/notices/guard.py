@@ -98,6 +98,21 @@ def check_url(url: str, rules: Rules) -> tuple[bool, str, int, str]:
     return secure, parts.hostname.rstrip("."), port if port is not None else (443 if secure else 80), path
 
 
+def check_written(url: str, rules: Rules) -> None:
+    """What a URL shows by itself: its form, and its address if it is written as one. Names are judged when they are used.
+
+    Raises:
+        ForbiddenTargetError: it is none that could be allowed.
+    """
+    _, host, port, _ = check_url(url, rules)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return
+    for item in found:
+        _check_address(str(item[4][0]), rules)
+
+
 def aim(url: str, rules: Rules, resolve: Resolve | None = None) -> Target:
     """Take a URL apart, resolve its host, judge every address, and choose the one to connect to.
 

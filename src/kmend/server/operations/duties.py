@@ -68,10 +68,7 @@ class Duties:
         self._watcher.close()
 
     def _rollouts(self, now: int) -> None:
-        def tell(connection: Connection, event: str, subject: str, body: str) -> None:
-            notices.post(connection, event, subject, body, now)
-
-        rollouts.evaluate(self.store, now, tell)
+        rollouts.evaluate(self.store, now)
 
     def _upkeep(self, now: int) -> None:
         self.store.transact(lambda connection: self._tend_hosts(connection, now))

@@ -24,3 +24,11 @@ class CertificateFileError(OperationError):
 
     kind = "certificate-file"
     exit_status = 2
+
+
+class BackupError(OperationError):
+    """A backup cannot be written where it was wanted, or is none."""
+
+    kind = "backup"
+    exit_status = 2
+    default_hint = "give another file"

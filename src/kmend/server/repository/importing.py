@@ -44,7 +44,8 @@ class NewLevel:
     level: int
 
 
-Begin = Callable[[Connection, Sequence[NewLevel], int], object]
+Begin = Callable[[Connection, Sequence[tuple[str, int]], int], object]
+"""Called with the kernel builds and levels that are new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ def _keep(connection: Connection, builds: list[_Build], now: int, begin: Begin) 
             found.append(NewLevel(build.build_id, level.record.level))
     if found:
         # In the same transaction, so that no level goes in without what is to follow from it.
-        begin(connection, found, now)
+        begin(connection, [(item.build_id, item.level) for item in found], now)
     return found
 
 

@@ -73,6 +73,8 @@ def test_a_secret_is_given_once_and_a_channel_can_be_removed_with_what_it_would_
     [
         (Kind.WEBHOOK, "http://hooks.example/"),
         (Kind.WEBHOOK, "https://user@hooks.example/"),
+        (Kind.WEBHOOK, "https://2130706433/"),
+        (Kind.WEBHOOK, "https://[::1]/"),
         (Kind.EMAIL, "ops@example.org\r\nBcc: all@example.org"),
         (Kind.EMAIL, "ops, dev@example.org"),
         (Kind.EMAIL, "Ops <ops@example.org>"),

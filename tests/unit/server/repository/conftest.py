@@ -13,7 +13,7 @@ from tests.unit.sample_livepatch import KERNEL, livepatch, write_build
 
 from kmend.core.kernel import KernelIdentity
 from kmend.core.recall import Extent
-from kmend.server.repository.importing import Imported, NewLevel, import_repository
+from kmend.server.repository.importing import Imported, import_repository
 from kmend.server.store import Store
 from kmend.trust.signing import keyfiles
 from kmend.trust.signing.keyfiles import KeyFolder, KeyPlan
@@ -72,8 +72,8 @@ class Press:
             store, self.repository.as_uri(), root, self.folder / state, self.now, begin=self._begin
         )
 
-    def _begin(self, connection: Connection, levels: Sequence[NewLevel], now: int) -> None:
-        self.begun += [(level.build_id, level.level) for level in levels]
+    def _begin(self, connection: Connection, levels: Sequence[tuple[str, int]], now: int) -> None:
+        self.begun += levels
 
 
 @pytest.fixture(scope="session")

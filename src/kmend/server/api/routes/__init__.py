@@ -1,0 +1,1 @@
+"""The routes, by subject. `permission` of each stands beside it."""
