@@ -9,7 +9,7 @@ from pathlib import Path
 import agent_tree
 from packager.building import FORMATS, build
 from packager.errors import PackagingError
-from packager.offer import offer, sha256_of
+from packager.offer import make_script, offer, sha256_of
 
 
 def main() -> None:
@@ -17,7 +17,8 @@ def main() -> None:
     options = _parser().parse_args()
     try:
         if options.act == "build":
-            for path in build(options.output, tuple(options.format or FORMATS), options.version):
+            packages = build(options.output, tuple(options.format or FORMATS), options.version)
+            for path in (*packages, make_script(options.output, packages)):
                 sys.stdout.write(f"{sha256_of(path)}  {path.name}\n")
         else:
             sys.stdout.write(offer(options.repository, options.url, options.root, options.packages) + "\n")
@@ -28,7 +29,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="packager", description="Make and offer the agent's packages.")
     acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
-    building = acts.add_parser("build", help="make the packages, print their digests")
+    building = acts.add_parser("build", help="make the packages and a script that installs them, print their digests")
     building.add_argument("-o", "--output", type=Path, required=True, help="folder for the packages")
     building.add_argument("--format", choices=sorted(FORMATS), action="append", help="only this one (default: all)")
     building.add_argument("--version", help="another version than the checkout's, to try an upgrade with")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,13 +15,13 @@ import pytest
 from demo.serving import served
 
 from packager.errors import PackagingError
-from packager.offer import offer
+from packager.offer import make_script, offer
 
 STAND_INS = {
     "id": "echo 0",
     "apt-get": 'echo "$@" >> "$LOG"; exit ${APT_STATUS:-0}',
     "kmend": 'echo kmend "$@" >> "$LOG"; [ "$1" != --version ] || { echo kmend 9; exit 0; }\n'
-    'n=$(grep -c "kmend update" "$LOG"); [ "$n" -le "${BUSY:-0}" ] && exit 75; exit ${UPDATE_STATUS:-0}',
+    '[ "$1" = update ] || exit 0; n=$(grep -c "kmend update" "$LOG"); [ "$n" -le "${BUSY:-0}" ] && exit 75; exit ${UPDATE_STATUS:-0}',
     "sleep": "exit 0",
 }
 
@@ -78,7 +79,7 @@ def offered(tmp_path: Path) -> Iterator[Offered]:
 def test_one_line_vouches_for_the_script_and_the_script_for_the_rest(offered: Offered) -> None:
     script = offered.folder / "install/install.sh"
     assert hashlib.sha256(script.read_bytes()).hexdigest() in offered.line
-    assert "@" not in script.read_text().replace('"$@"', "")
+    assert not re.search("@[A-Z0-9_]+@", script.read_text())
     for name in ("root.json", "kmend_9_all.deb"):
         assert hashlib.sha256((offered.folder / "install" / name).read_bytes()).hexdigest() in script.read_text()
     done = subprocess.run(["sh", "-n", script], check=False, timeout=10)
@@ -143,6 +144,93 @@ def test_a_script_that_was_cut_off_does_nothing(offered: Offered) -> None:
         offered.run(script=whole[:size])
     assert offered.called() == ""
     assert not offered.config.exists()
+
+
+PIN = "5a" * 32
+
+
+@pytest.fixture
+def published(offered: Offered) -> Offered:
+    """The same packages as targets of a repository, and a script that fits any repository."""
+    package = offered.folder / "install/kmend_9_all.deb"
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    script = make_script(offered.host, [package])
+    for name, source in {
+        "metadata/2.root.json": offered.folder / "install/root.json",
+        f"targets/agent/{digest}.kmend_9_all.deb": package,
+    }.items():
+        (offered.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (offered.folder / name).write_bytes(source.read_bytes())
+    (offered.folder / "install/install.sh").write_bytes(script.read_bytes())
+    return offered
+
+
+def given(offered: Offered, **other: str) -> list[str]:
+    url = offered.line.split("u=")[1].split("/install/")[0]
+    digest = hashlib.sha256(b"{}").hexdigest()
+    options = {"repository": url, "root": f"2:{digest}", "server": f"{url}/", "pin": PIN, **other}
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
+def test_a_published_script_takes_the_host_into_a_fleet_before_it_updates(published: Offered) -> None:
+    done = published.run(*given(published), environment={"KMEND_ENROLMENT_KEY": "kmend_enrol_x"})
+    assert done.returncode == 0, done.stderr
+    calls = [line for line in published.called().splitlines() if line.startswith("kmend ")]
+    assert [call.split()[1] for call in calls] == ["--version", "enrol", "update"]
+    assert f"--pin {PIN}" in calls[1]
+    assert "kmend_enrol_x" not in published.called()
+    text = (published.config / "agent.toml.d/10-repository.toml").read_text()
+    # The repository is the server's own, so its authority is believed for that, too.
+    assert f'ca_file = "{published.config}/server-ca.pem"' in text
+    assert (published.config / "root.json").read_text() == "{}"
+
+
+def test_a_repository_elsewhere_is_not_believed_by_the_servers_authority(published: Offered) -> None:
+    words = given(published, server="https://kmend.example:8443")
+    done = published.run(*words, environment={"KMEND_ENROLMENT_KEY": "k"})
+    assert done.returncode == 0, done.stderr
+    assert "ca_file" not in (published.config / "agent.toml.d/10-repository.toml").read_text()
+
+
+@pytest.mark.parametrize("what", ["metadata/2.root.json", "targets/agent/*.deb"])
+def test_what_is_not_of_the_lines_digests_changes_nothing(published: Offered, what: str) -> None:
+    (path,) = published.folder.glob(what)
+    path.write_bytes(path.read_bytes() + b"x")
+    done = published.run(*given(published), "--enrol-key", "k")
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert not published.config.exists()
+    assert published.called() == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"repository": "https://a/'; reboot; '"},
+        {"repository": "file:///srv"},
+        {"repository": 'https://a"b'},
+        {"server": "https://a b"},
+        {"server": "ftp://a"},
+        {"root": "2"},
+        {"root": "x:" + "0" * 64},
+        {"root": "2:" + "g" * 64},
+        {"root": "2:00"},
+        {"pin": "00"},
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_done(published: Offered, words: dict[str, str]) -> None:
+    done = published.run(*given(published, **words), "--enrol-key", "k")
+    assert done.returncode == 1
+    assert published.called() == ""
+
+
+def test_a_script_for_any_repository_needs_one_and_a_fleet_needs_a_key(published: Offered) -> None:
+    assert "must begin with http" in published.run().stderr
+    words = given(published)
+    assert "give --repository and --root" in published.run(*words[:2]).stderr
+    assert "needs an enrolment key" in published.run(*words).stderr
+    assert "--root needs a value" in published.run("--root").stderr
+    assert published.called() == ""
 
 
 def test_unknown_options_and_other_users_are_refused(offered: Offered) -> None:

@@ -97,7 +97,7 @@ def create_key(
         click.echo(made["line"])
         return
     say(f"there is no line to install by: {made['remark']}")
-    say("on a host that has the agent: KMEND_ENROL_KEY=... kmend enrol --server URL --pin PIN")
+    say("on a host that has the agent: KMEND_ENROLMENT_KEY=... kmend enrol --server URL --pin PIN")
     click.echo(made["secret"])
 
 

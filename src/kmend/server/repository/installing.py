@@ -56,5 +56,5 @@ def one_line(what: Installation, secret: str) -> str:
         f"u={shlex.quote(url)} f={file}; "
         f'{{ curl -fsSkLo $f $u || wget -q --no-check-certificate -O $f $u || python3 -c "{python}" $f $u; }} && '
         f"echo '{what.script.sha256}  {file}' | sha256sum -c --quiet && "
-        f"KMEND_ENROL_KEY={shlex.quote(secret)} sh {file} {shlex.join(words)}"
+        f"KMEND_ENROLMENT_KEY={shlex.quote(secret)} sh {file} {shlex.join(words)}"
     )
