@@ -21,7 +21,8 @@ STAND_INS = {
     "id": "echo 0",
     "apt-get": 'echo "$@" >> "$LOG"; exit ${APT_STATUS:-0}',
     "kmend": 'echo kmend "$@" >> "$LOG"; [ "$1" != --version ] || { echo kmend 9; exit 0; }\n'
-    '[ "$1" = update ] || exit 0; n=$(grep -c "kmend update" "$LOG"); [ "$n" -le "${BUSY:-0}" ] && exit 75; exit ${UPDATE_STATUS:-0}',
+    '[ "$1" = update ] || exit 0; n=$(grep -c "kmend update" "$LOG"); '
+    '[ "$n" -le "${BUSY:-0}" ] && exit 75; exit ${UPDATE_STATUS:-0}',
     "sleep": "exit 0",
 }
 
