@@ -367,6 +367,9 @@ def _nothing_to_do(session: Session, obstacles: tuple[Obstacle, ...]) -> Update:
     level = loaded.level if loaded is not None else 0
     if obstacles:
         first = obstacles[0]
+        if first.by_server_alone:
+            here = f"level {level} is in force" if level else "no level is in force"
+            return Update(level, None, f"{here}, and level {first.level} waits: {first.reason}")
         raise BlockedError(
             f"level {first.level} is not loaded by itself: {render.held_back(first, session.clock.now())}"
             + (f"; withheld with it: {', '.join(first.cves)}" if first.cves else ""),

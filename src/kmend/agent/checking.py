@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmend.agent import choice, handover, policy, recalled, statefile
+from kmend.agent import choice, handover, offers, policy, recalled, statefile
 from kmend.agent.config import Config
 from kmend.agent.errors import AgentError, BlockedError, ConfigError, NotPossibleError, NotSupportedError
 from kmend.agent.livekernel import View
@@ -319,9 +319,14 @@ def _choose(
     known = {publication.level: publication for publication in publications}
     now = session.clock.now()
 
+    led = bool(session.config.server.url)
+    offer = offers.read(session.paths) if led else None
+
     def withheld(manifest: Manifest) -> tuple[policy.Withheld, ...]:
         publication = known.get(manifest.level, Publication(manifest.level, 0))
-        return policy.withholding(session.config.apply, publication, now)
+        rules = policy.withholding(session.config.apply, publication, now)
+        rule = offers.rule(offer, session.running.build_id, manifest.level) if led else None
+        return (*rules, rule) if rule is not None else rules
 
     return choice.choose(newer, loaded, session.quarantine.entries(), withheld, recalls)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kmend.agent.livekernel import View
-from kmend.agent.policy import Withheld, released
+from kmend.agent.policy import Rule, Withheld, released
 from kmend.agent.quarantine import Entry, blocking
 from kmend.agent.residents import Residents
 from kmend.core.manifest import Manifest, missing_fixes
@@ -33,6 +33,11 @@ class Obstacle:
     cves: tuple[str, ...] = ()
     until: int | None = None
     recalled: bool = False
+
+    @property
+    def by_server_alone(self) -> bool:
+        """The server has not offered it, and nothing else speaks against it: the host runs what it is meant to run."""
+        return bool(self.rules) and all(rule.rule is Rule.SERVER for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ CODES = {
     "withheld": 30,
     "regression": 30,
     "update-available": 10,
+    "not-offered": 0,
 }
 """Every condition there is, the worst first, and its exit code."""
 
@@ -98,6 +99,8 @@ def judge(seen: Seen) -> tuple[Condition, ...]:
         code = (
             "recalled"
             if obstacle.recalled
+            else "not-offered"
+            if obstacle.by_server_alone
             else "withheld"
             if obstacle.rules
             else "quarantined"

@@ -49,6 +49,7 @@ class PolicyConfig:
         on_warning: after a warning, hung task, lockup or stall then: `report`, or `revert` (and quarantine).
         recall: when the publisher recalls what is loaded, and says so: `revert`, or `report`. Loading it again is out of
             the question either way.
+        server_return: `allow`: the server may send this host back to the level before while a level is being tried; `refuse`.
         volatile_state: load although the state folder does not survive a reboot, which disables the crash guard.
     """
 
@@ -58,8 +59,11 @@ class PolicyConfig:
     on_oops: str = "report"
     on_warning: str = "report"
     recall: str = "revert"
+    server_return: str = "allow"
 
     def __post_init__(self) -> None:
+        if self.server_return not in ("allow", "refuse"):
+            raise MalformedError("server_return must be allow or refuse")
         for name in ("on_oops", "on_warning", "recall"):
             if getattr(self, name) not in ("report", "revert"):
                 raise MalformedError(f"{name} must be report or revert")
@@ -180,6 +184,36 @@ class ServiceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The server that leads this host's fleet; `kmend enrol` writes it.
+
+    Attributes:
+        url: `https` URL (`http` only for tests and behind a proxy of one's own); empty: this host decides alone.
+        ca_file: path of the certificate authority that the server's certificate is held against, and no other; empty for those
+            of `[network]`.
+        role: what this host is for (`web`, `database`), so that the first hosts of a rollout are not all alike.
+        news: hold a request at the server, so that news is here in a second; else the server is asked at this host's times.
+    """
+
+    url: str = ""
+    ca_file: str = ""
+    role: str = ""
+    news: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            scheme = urlsplit(self.url).scheme
+        except ValueError as problem:
+            raise MalformedError(f"url cannot be read: {problem}") from None
+        if self.url and scheme not in ("https", "http"):
+            raise MalformedError(f"url has the scheme {scheme!r}; a server is reached by https")
+        if self.ca_file and not self.ca_file.startswith("/"):
+            raise MalformedError("ca_file must be an absolute path")
+        if len(self.role) > 100 or not self.role.isprintable():
+            raise MalformedError("role must be one line of at most 100 characters")
+
+
+@dataclass(frozen=True, slots=True)
 class PublishConfig:
     """What other programs are told besides `/run/kmend/state.json` and `cvelist`.
 
@@ -208,3 +242,4 @@ class Config:
     hooks: HooksConfig = field(default_factory=HooksConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)

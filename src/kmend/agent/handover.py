@@ -32,10 +32,12 @@ class Request:
     Attributes:
         number: another one with every request; it has no order that the loader relies on.
         update: look at what was fetched, and load what this host may load; else only do what is due.
+        back: a level that the server wants this host to take off again while it is being tried; 0 for none.
     """
 
     number: int
     update: bool
+    back: int = 0
     format: str = "kmend-request/1"
 
 

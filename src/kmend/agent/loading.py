@@ -12,9 +12,10 @@ import logging
 from kmend.agent import handover, status
 from kmend.agent.configfiles import read_config
 from kmend.agent.errors import BusyError, TerminatedError
-from kmend.agent.handover import Handled
+from kmend.agent.handover import Handled, Request
 from kmend.agent.lock import held
 from kmend.agent.recalling import update_obeying
+from kmend.agent.sentback import go_back
 from kmend.agent.session import Host, Session, prepare_folders
 from kmend.agent.states import UNDER_WAY, State
 from kmend.agent.tending import tend
@@ -50,7 +51,7 @@ def serve(host: Host) -> None:
             host.clock.sleep(earliest - host.clock.uptime())
             continue
         try:
-            problem, due = _step(host, wanted=asked and request is not None and request.update)
+            problem, due = _step(host, request if asked else None)
         except BusyError as busy:
             problem, due = busy, host.clock.uptime() + _RETRY_SECONDS
         else:
@@ -74,8 +75,8 @@ def _newer(host: Host, seen: int | None) -> bool:
     return request is not None and request.number != seen
 
 
-def _step(host: Host, *, wanted: bool) -> tuple[KmendError | None, float | None]:
-    """Do what is due, and what is wanted; what went wrong, and the uptime of what is due next."""
+def _step(host: Host, request: Request | None) -> tuple[KmendError | None, float | None]:
+    """Do what is due, and what is asked for; what went wrong, and the uptime of what is due next."""
     try:
         config = read_config(host.paths.config)
         with held(host.paths.run / "lock", "service", host.clock):
@@ -85,7 +86,9 @@ def _step(host: Host, *, wanted: bool) -> tuple[KmendError | None, float | None]
             try:
                 session.recover()
                 _tend(session)
-                if wanted:
+                if request is not None and request.back:
+                    problem = _go_back(session, request.back)
+                elif request is not None and request.update:
                     problem = _update(session)
             finally:
                 if session.journal.state in UNDER_WAY:
@@ -118,6 +121,17 @@ def _update(session: Session) -> KmendError | None:
         return problem
     if result.applied is not None or result.recalled:
         _say(result.message)
+    return None
+
+
+def _go_back(session: Session, level: int) -> KmendError | None:
+    try:
+        _say(go_back(session, level))
+    except TerminatedError:
+        raise
+    except KmendError as problem:
+        _logger.warning("%s", problem.diagnosis())
+        return problem
     return None
 
 

@@ -140,6 +140,19 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--level", type=int, help="clear this level only")
     command = add("config", "show the configuration and where it comes from, or check it")
     command.add_argument("act", choices=("show", "check"))
+    command = add(
+        "enrol", "be taken into a server's fleet, as root; without --server it shows where this host is enrolled"
+    )
+    command.add_argument("--server", metavar="URL", help="the server's URL")
+    command.add_argument(
+        "--key", metavar="KEY", help="the enrolment key; others on this host can see it while kmend runs"
+    )
+    command.add_argument("--key-file", metavar="FILE", help="read the key from there (else from KMEND_ENROLMENT_KEY)")
+    command.add_argument(
+        "--pin", metavar="DIGEST", default="", help="of the server's authority, as the server printed it"
+    )
+    command.add_argument("--ca", metavar="FILE", default="", help="the server's authority, in PEM")
+    command.add_argument("--again", action="store_true", help="as another host, although this one is enrolled")
     command = add("agent", "look at the repository at this host's times, and have livepatches loaded: for the service")
     command.add_argument("act", choices=("run", "once"), help="stay resident, or look once")
     # For the packaging and for kmend itself; without a help text it is not offered to people.
@@ -156,6 +169,8 @@ def _run(options: argparse.Namespace, host: Host) -> int:
         return _internal(options.act, host)
     if options.command == "config":
         return _config(options, host)
+    if options.command == "enrol":
+        return _enrol(options, host)
     if options.command == "status":
         return _status(options, host)
     if options.command in looking.COMMANDS:
@@ -321,6 +336,24 @@ def _quarantine(options: argparse.Namespace, session: Session) -> int:
     removed = [entry for module in dict.fromkeys(chosen) for entry in session.quarantine.clear(module)]
     text = "cleared: " + ", ".join(f"level {entry.level}" for entry in removed) if removed else "nothing to clear"
     show(options, {"format": "kmend-quarantine/1", "cleared": removed}, lambda: text)
+    return 0
+
+
+def _enrol(options: argparse.Namespace, host: Host) -> int:
+    from kmend.agent import enrolling
+
+    if options.server is None:
+        found = enrolling.standing(Session(host, read_config(host.paths.config), say))
+        document = found or {"format": "kmend-enrolment/1", "host": None}
+        text = f"host {found.host} at {found.url}" if found is not None else "this host is not enrolled at any server"
+        show(options, document, lambda: text)
+        return 0
+    prepare_folders(host.paths)
+    key = enrolling.read_key(options.key, options.key_file, os.environ.get("KMEND_ENROLMENT_KEY"))
+    wanted = enrolling.Wanted(options.server, key, options.pin, options.ca, options.again)
+    done = enrolling.enrol(Session(host, read_config(host.paths.config), say), wanted)
+    said = f"taken into the ring {done.ring}" if done.new else "enrolled there before; nothing was changed"
+    show(options, done, lambda: f"host {done.host} at {done.url}: {said}")
     return 0
 
 

@@ -27,6 +27,7 @@ class Rule(str, enum.Enum):
     PIN_DATE = "pin-date"
     HOLD = "hold"
     WINDOW = "window"
+    SERVER = "server"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class Cause(str, enum.Enum):
     UNLOADED = "unloaded"
     COMPLAINED = "complained"
     STUCK = "stuck"
+    RETURNED = "returned"
 
 
 _BY_PERSONS = frozenset({Cause.ROLLED_BACK, Cause.UNLOADED})

@@ -26,6 +26,8 @@ from kmend.core.manifest import Manifest
 
 RECALL = "recall"
 """The cause of who goes back because the publisher says so."""
+RETURN = Cause.RETURNED.value
+"""The cause of who goes back because the server that leads it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ def rollback(session: Session, to: int | None, *, unload_first: bool, cause: str
     Args:
         to: the level; None for the one that was replaced.
         unload_first: take the loaded level off before, where the kernel refuses to replace it.
-        cause: for the record; `recall` leaves nothing in quarantine, since the recall itself holds the level back.
+        cause: for the record; `recall` leaves nothing in quarantine, since the recall itself holds the level back; `returned`
+            is the server's doing.
 
     Raises:
         NotPossibleError: there is no such way on this boot.
@@ -76,7 +79,7 @@ def rollback(session: Session, to: int | None, *, unload_first: bool, cause: str
     """
     check_host(session)
     if transitions.coming(session):  # takes something off only, which no stop forbids
-        return _turn_round(session, to)
+        return _turn_round(session, to, cause)
     refuse_if_stopped(session)
     _refuse_while_moving(session)
     loaded = _loaded(session)
@@ -105,7 +108,11 @@ def rollback(session: Session, to: int | None, *, unload_first: bool, cause: str
     session.say(f"{loaded.level} -> {target.level}: {plan.reason}")
     session.say(f"open again: {', '.join(plan.reopens) or 'no CVE by name'}")
     _wait_for_removal(session, plan)
-    hold = _hold(session, loaded, target, Cause.ROLLED_BACK) if cause != RECALL else None
+    hold = (
+        _hold(session, loaded, target, Cause(cause) if cause == RETURN else Cause.ROLLED_BACK)
+        if cause != RECALL
+        else None
+    )
     gap_from = session.clock.uptime()
     if plan.way is Way.UNLOAD_THEN_LOAD:
         _take_off(session, loaded, cause=cause, hold=hold)
@@ -148,7 +155,7 @@ def unload(session: Session, *, wait: bool, cause: str = "unload") -> Unloaded:
     return Unloaded(loaded.level, name, reopened, seconds, resident)
 
 
-def _turn_round(session: Session, to: int | None) -> RolledBack:
+def _turn_round(session: Session, to: int | None, cause: str) -> RolledBack:
     """Go back while the level that is left is still coming: the one before is still there, and stays."""
     left = _loaded(session)
     view = session.kernel.view()
@@ -165,8 +172,8 @@ def _turn_round(session: Session, to: int | None) -> RolledBack:
             hint=f"kmend rollback, and then on to level {to}",
         )
     session.say(f"level {left.level} is turned round on its way; level {target.level} was never off")
-    hold = _hold(session, left, target, Cause.ROLLED_BACK)
-    seconds = transitions.reverse(session, "rolled back by a person while it was coming", hold=hold)
+    hold = _hold(session, left, target, Cause.RETURNED if cause == RETURN else Cause.ROLLED_BACK)
+    seconds = transitions.reverse(session, f"{hold.message}, while it was coming", hold=hold)
     applied = Applied(target.level, target.module.name, target.cves, seconds, (left.module.name,))
     return RolledBack(left.level, target.level, "reverse", choice.reopened(left, target), 0.0, applied)
 
@@ -307,7 +314,11 @@ def _take_off(session: Session, loaded: Manifest, *, cause: str, hold: Entry | N
 def _hold(session: Session, left: Manifest, target: Manifest | None, cause: Cause) -> Entry:
     """What keeps `update` from going forward by itself again: the level that is left, and the fixes that go with it."""
     kept = target.fix_digests if target is not None else frozenset()
-    words = "rolled back by a person" if cause is Cause.ROLLED_BACK else "unloaded by a person"
+    words = {
+        Cause.ROLLED_BACK: "rolled back by a person",
+        Cause.UNLOADED: "unloaded by a person",
+        Cause.RETURNED: "sent back by the server while it was being tried",
+    }[cause]
     return Entry(
         build_id=left.kernel.build_id,
         level=left.level,

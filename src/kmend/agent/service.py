@@ -21,6 +21,7 @@ from kmend.agent.config import Config
 from kmend.agent.configfiles import read_config
 from kmend.agent.errors import ConfigError, TerminatedError
 from kmend.agent.handover import Fetch, Request
+from kmend.agent.led import Led
 from kmend.agent.livekernel import read_kernel_file
 from kmend.agent.notifying import Notifier
 from kmend.agent.session import Host, Session
@@ -29,6 +30,8 @@ from kmend.core.errors import KmendError, SystemProblemError
 _NAP_SECONDS = 60.0
 UNCONFIGURED_SECONDS = 60
 """How often a service that has no usable configuration looks whether it has one."""
+LIVELY_SECONDS = 300
+"""How much longer than soak and transition take a led host looks each second what the loader does."""
 _logger = logging.getLogger(__name__)
 
 
@@ -60,11 +63,15 @@ class Service:
         self._resting = False
         self._reload = False
         self._stop = False
+        self._news = False
+        self._led = Led(host, self._tell, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        self._lively_until = 0.0
 
     def run(self) -> int:
         """Look at the repository until a signal says to stop; returns the exit status."""
         signal.signal(signal.SIGHUP, self._on_reload)
         signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_news)
         try:
             self._configure()
             self._notifier.ready()
@@ -101,8 +108,9 @@ class Service:
         if stop is not None and stop.extent is stopping.Extent.OFF:
             self._tell(f"nothing is done: {stop.source}")
             return config.service.interval
+        self._news = False
         try:
-            delay = self._look(config)
+            delay = self._follow(config) if config.server.url else self._look(config)
             problem, kind = "", ""
         except TerminatedError:
             raise
@@ -119,6 +127,25 @@ class Service:
             self._go_on()
         self._report(kind, problem, delay)
         return delay
+
+    def _follow(self, config: Config) -> float:
+        """Check in at the server, and look at the repository when that is due; returns the seconds until the next check-in."""
+        session = Session(self._host, config, _logger.info)
+        turn = self._led.check_in(session, config)
+        if turn.look:
+            self._look(config)
+        else:
+            self._go_on()
+            self._tell("the server has nothing new")
+        if turn.back:
+            self._ask(update=False, back=turn.back)
+        if session.journal.intent is not None:
+            self._stay_lively(config)
+        if turn.problem is not None:
+            raise turn.problem
+        self._led.looked(session, looked=turn.look)
+        self._failures = 0
+        return turn.next
 
     def _look(self, config: Config) -> float:
         from kmend.agent.fetching import Fetcher
@@ -165,8 +192,14 @@ class Service:
         except KmendError as problem:
             self._tell(problem.message)
 
-    def _ask(self, *, update: bool) -> None:
-        handover.write_request(self._paths, Request(handover.next_number(self._paths), update))
+    def _ask(self, *, update: bool, back: int = 0) -> None:
+        handover.write_request(self._paths, Request(handover.next_number(self._paths), update, back))
+        if self._config is not None:
+            self._stay_lively(self._config)
+
+    def _stay_lively(self, config: Config) -> None:
+        """Notice soon what the loader does, so that the server hears of it."""
+        self._lively_until = self._clock.uptime() + config.timing.soak + config.timing.transition + LIVELY_SECONDS
 
     def _failed(self, config: Config, retry_after: float | None) -> float:
         self._failures += 1
@@ -203,6 +236,7 @@ class Service:
         self._config = config
 
     def _close(self) -> None:
+        self._led.close()
         close = getattr(self._fetcher, "close", None)
         if close is not None:
             close()
@@ -236,13 +270,15 @@ class Service:
 
     def _rest(self, seconds: float) -> None:
         """Wait, in naps that keep the watchdog content; a suspended host wakes up on time."""
-        nap = min(_NAP_SECONDS, self._notifier.watchdog / 3) if self._notifier.watchdog else _NAP_SECONDS
+        longest = min(_NAP_SECONDS, self._notifier.watchdog / 3) if self._notifier.watchdog else _NAP_SECONDS
         end = self._clock.uptime() + seconds
-        while not self._stop and not self._reload:
+        led = self._config is not None and bool(self._config.server.url)
+        while not self._stop and not self._reload and not self._news:
             self._notifier.alive()
             left = end - self._clock.uptime()
-            if left <= 0:
+            if left <= 0 or (led and self._led.changed()):
                 return
+            nap = 1.0 if led and self._clock.uptime() < self._lively_until else longest
             self._resting = True
             try:
                 self._clock.sleep(min(left, nap))
@@ -253,6 +289,12 @@ class Service:
 
     def _on_reload(self, number: int, frame: FrameType | None) -> None:
         self._reload = True
+        if self._resting:
+            self._resting = False
+            raise _WokenError
+
+    def _on_news(self, number: int, frame: FrameType | None) -> None:
+        self._news = True
         if self._resting:
             self._resting = False
             raise _WokenError

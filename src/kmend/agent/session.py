@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import kmend
-from kmend.agent import failpoint, health, kernellog, preflight, recovery, residents, schema, statefile
+from kmend.agent import failpoint, health, kernellog, machine, preflight, recovery, residents, schema, statefile
 from kmend.agent.clock import Clock
 from kmend.agent.config import Config
 from kmend.agent.health import Finding, Measure
@@ -341,5 +341,6 @@ def prepare_folders(paths: Paths) -> None:
     try:
         durable.make_folder(paths.state, mode=0o755)
         durable.make_folder(paths.run, mode=0o755)
+        machine.note(paths)
     except SystemProblemError as problem:
         raise SystemProblemError(problem.message, hint="run kmend as root") from None

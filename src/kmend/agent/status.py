@@ -159,7 +159,8 @@ def describe(session: Session, *, repository: str) -> Status:
         oopsed=oopsed,
         suspect=livepatch is not None and livepatch.module in suspects,
         quarantined=any(obstacle.quarantined for obstacle in outlook.obstacles),
-        held=bool(outlook.obstacles) or (stopped is not None and outlook.manifest is not None),
+        held=any(not obstacle.by_server_alone for obstacle in outlook.obstacles)
+        or (stopped is not None and outlook.manifest is not None),
         loaded=livepatch is not None,
     )
     in_force = {entry.module for entry in entries if entry.cause.value == "unconfirmed"}

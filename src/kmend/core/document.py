@@ -13,6 +13,7 @@ import json
 import types
 import typing
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from kmend.core.errors import MalformedError
@@ -43,6 +44,8 @@ def plain(value: object) -> object:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
     return value
 
 

@@ -10,6 +10,7 @@ import datetime
 import logging
 import os
 import random
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,6 +89,20 @@ class Answer:
     unchanged: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered to a message.
+
+    Attributes:
+        status: of HTTP.
+        retry_after: seconds for which the server wants to be left alone; None if it does not say.
+    """
+
+    status: int
+    content: bytes
+    retry_after: float | None = None
+
+
 class Transport:
     """Fetches `http`, `https` and `file` URLs; for one thread.
 
@@ -164,6 +179,31 @@ class Transport:
         }
         return self._attempts(url, limit, conditions, partial if partial is not None else Partial())
 
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], limit: int, *, wait: float = 0.0) -> Reply:
+        """Send a message once: no redirection is followed, nothing is sent again.
+
+        Args:
+            body: JSON.
+            limit: the most bytes that are taken of the answer.
+            wait: seconds for which the server may hold the answer back, besides the usual.
+
+        Raises:
+            TrustError: no answer came; see `kmend.trust.errors`. An answer that refuses is no error.
+        """
+        self._deadline.start(self._network.total + wait)
+        timeout = urllib3.Timeout(connect=self._network.connect, read=self._network.read + wait)
+        told = {**headers, "Content-Type": "application/json", **authorization(url)}
+        partial = Partial()
+        try:
+            response = self._request(url, told, method="POST", body=body, timeout=timeout)
+            self._body(response, url, limit, partial)
+        except PassingError as passing:
+            raise passing.problem from None
+        asked = response.headers.get("Retry-After", "")
+        now = datetime.datetime.now(datetime.timezone.utc)
+        after = retrying.read_retry_after(asked, self.server_time, now) if asked else None
+        return Reply(response.status, bytes(partial.content), after)
+
     def _attempts(self, url: str, limit: int, conditions: dict[str, str], partial: Partial) -> Answer:
         self._deadline.start(self._network.total)
         attempt = 0
@@ -202,21 +242,30 @@ class Transport:
             current = redirected(current, target)
         raise RedirectError(f"{shown(url)}: redirected more than {MAX_REDIRECTS} times, last to {shown(current)}")
 
-    def _request(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+    def _request(
+        self,
+        url: str,
+        headers: dict[str, str],
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        timeout: urllib3.Timeout | None = None,
+    ) -> urllib3.BaseHTTPResponse:
         pool = self._pool(url)
         self.requests += 1
         parts = urlsplit(url)
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
         try:
             response = pool.request(
-                "GET",
+                method,
                 bare,
+                body=body,
                 headers={**pool.headers, **headers},
                 preload_content=False,
                 decode_content=False,
                 redirect=False,
                 retries=False,
-                timeout=self._timeout,
+                timeout=timeout or self._timeout,
             )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as problem:
             raise self._failure(url, problem, "no answer in time") from None
@@ -346,7 +395,7 @@ class Transport:
         headers = {"User-Agent": f"kmend/{__version__}", "Accept-Encoding": "identity"}
         context = None
         if secure:
-            context = make_context(self._network)
+            context = self._context()
             bound_tls(context, self._deadline)
         if proxy is None:
             pool = urllib3.PoolManager(headers=headers, ssl_context=context)
@@ -357,6 +406,9 @@ class Transport:
             )
         bound(pool, self._deadline)
         return pool
+
+    def _context(self) -> ssl.SSLContext:
+        return make_context(self._network)
 
     def _note_time(self, response: urllib3.BaseHTTPResponse) -> None:
         try:

@@ -1,0 +1,208 @@
+"""What is said to the server and what its answers mean. Pure: files and network are the link's (`kmend.agent.link`)."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
+
+from kmend.agent.errors import AgentError
+from kmend.core.document import decode, encode
+from kmend.core.errors import MalformedError
+from kmend.core.manifest import sha256_hex
+from kmend.core.wire import (
+    HOST_HEADER,
+    MAX_ANSWER_BYTES,
+    MAX_COUNTER,
+    SIGNATURE_HEADER,
+    Answer,
+    CheckIn,
+    HostFacts,
+    Offer,
+    Purpose,
+    Refusal,
+    Split,
+    StateReport,
+    signed_bytes,
+)
+from kmend.trust import hostkey
+
+T = TypeVar("T")
+URN = "urn:kmend:problem:"
+Signer = Callable[[bytes, bytes], str]
+"""Private key and content in, signature in hexadecimal out; as `kmend.trust.hostkey.sign`."""
+_HINTS = {
+    "unknown-host": "enrol this host: kmend enrol --again",
+    "decommissioned": "it keeps what it runs, and loads nothing new by itself; kmend enrol --again takes it in anew",
+    "expired": "enrol this host anew: kmend enrol --again",
+    "signature": "its key is not the one that was enrolled: kmend enrol --again",
+    "enrolment-key": "ask for a new enrolment key",
+}
+
+
+class ServerError(AgentError):
+    """The server refuses, or what it answers cannot be used.
+
+    Attributes:
+        word: the server's, of its refusal; empty if it gave none.
+        retry_after: seconds for which it wants to be left alone; None if it did not say.
+    """
+
+    kind: ClassVar[str] = "server"
+
+    def __init__(self, message: str, *, hint: str = "", word: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.word = word
+        self.retry_after = retry_after
+
+
+class CounterBehindError(ServerError):
+    """The counter was used before; `last` is what the server has seen."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__(f"the server has seen the counter {last} of this host already")
+        self.last = last
+
+
+class ClonedError(ServerError):
+    """Another machine uses this host's identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """What the server has last said that it has, and has told.
+
+    Attributes:
+        report: digest of the state report; at: the time that it names.
+        answer: tag of the offer that is kept.
+    """
+
+    report: str = ""
+    at: int = 0
+    answer: str = ""
+    format: str = "kmend-acknowledged/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What an answer comes to.
+
+    Attributes:
+        again: the server wants the state report; the check-in has to be sent once more.
+        offer: a new one; None if the one that is kept holds.
+    """
+
+    kept: Acknowledged
+    next: int
+    offer: Offer | None
+    timestamp: str
+    again: bool = False
+
+
+def timed(report: StateReport, kept: Acknowledged, now: int) -> StateReport:
+    """The report with its time: that of the acknowledged one if nothing else has changed, else now."""
+    same = replace(report, at=kept.at)
+    return same if sha256_hex(encode(same)) == kept.report else replace(report, at=now)
+
+
+def compose(
+    host: str,
+    counter: int,
+    report: StateReport,
+    kept: Acknowledged,
+    *,
+    offered: bool,
+    timestamp: int,
+    full: bool = False,
+) -> CheckIn:
+    """The next check-in.
+
+    Args:
+        offered: an offer is kept, so that its tag may be named.
+        timestamp: version of the repository's timestamp that is known here.
+        full: send the report whether or not it has been acknowledged.
+    """
+    digest = sha256_hex(encode(report))
+    state = report if full or digest != kept.report else None
+    return CheckIn(host, counter, report.boot_id, digest, state, kept.answer if offered else "", timestamp)
+
+
+def headers(host: str, server: str, seed: bytes, purpose: Purpose, body: bytes, sign: Signer) -> dict[str, str]:
+    """What goes beside a message; `host` is empty at enrolment."""
+    signature = {SIGNATURE_HEADER: sign(seed, signed_bytes(purpose, server, body))}
+    return {HOST_HEADER: host, **signature} if host else signature
+
+
+def take(
+    status: int, content: bytes, message: CheckIn, report: StateReport, *, retry_after: float | None = None
+) -> Taken:
+    """What the answer to a check-in means.
+
+    Raises:
+        CounterBehindError, ClonedError, ServerError: it is refused, or cannot be read.
+    """
+    if status != 200:
+        raise refused(status, content, retry_after)
+    answer = read(Answer, content)
+    if answer.send_state and message.state is None:
+        return Taken(Acknowledged(answer=message.answer), answer.next, None, answer.timestamp, again=True)
+    return Taken(Acknowledged(message.report, report.at, answer.answer), answer.next, answer.offer, answer.timestamp)
+
+
+def split(host: str, server: str, seed: bytes, told: HostFacts, sign: Signer) -> Split:
+    """What a clone sends to get an identity of its own, with the proof of its new key."""
+    bare = Split(host, hostkey.public_key(seed), told)
+    return replace(bare, proof=sign(seed, signed_bytes(Purpose.SPLIT, server, encode(bare))))
+
+
+def read(kind: type[T], content: bytes) -> T:
+    """A document of the server's.
+
+    Raises:
+        ServerError: it is none.
+    """
+    try:
+        return decode(kind, content, max_bytes=MAX_ANSWER_BYTES)
+    except MalformedError as problem:
+        raise ServerError(
+            f"the server's answer cannot be read: {problem.message}", hint="is it a kmend-server?"
+        ) from None
+
+
+def refused(status: int, content: bytes, retry_after: float | None = None) -> ServerError:
+    """The error for an answer that is not 200."""
+    try:
+        refusal = decode(Refusal, content, max_bytes=MAX_ANSWER_BYTES)
+    except MalformedError:
+        refusal = Refusal("", f"HTTP status {status}", status)
+    word = refusal.type.removeprefix(URN) if refusal.type.startswith(URN) else ""
+    if word == "counter-behind" and 0 < refusal.counter < MAX_COUNTER - 1:
+        return CounterBehindError(refusal.counter)
+    if word == "cloned":
+        return ClonedError("the server has seen another machine with this host's identity")
+    said = f"{refusal.title} {refusal.detail}"[:300]
+    shown = "".join(letter if letter.isprintable() else " " for letter in said).strip()
+    return ServerError(
+        f"the server refuses ({word or status}): {shown}", hint=_HINTS.get(word, ""), word=word, retry_after=retry_after
+    )
+
+
+def expired(timestamp: bytes, now: int) -> bool:
+    """Whether timestamp metadata says that it is over; what cannot be read counts as over."""
+    try:
+        said = json.loads(timestamp)["signed"]["expires"]
+        end = datetime.datetime.strptime(said, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return True
+    return end.timestamp() <= now
+
+
+def version_of(timestamp: bytes) -> int:
+    """The version that timestamp metadata names, unverified; 0 if it cannot be read."""
+    try:
+        version = json.loads(timestamp)["signed"]["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    return version if type(version) is int and 0 < version < MAX_COUNTER else 0

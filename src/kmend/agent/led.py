@@ -1,0 +1,126 @@
+"""The part of the service that is led by a server: when to check in, when to look at the repository all the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kmend.agent.config import Config
+from kmend.agent.session import Host, Session
+from kmend.agent.states import TRIED
+from kmend.core.errors import KmendError
+
+LOOK_SECONDS = 86_400
+"""So often the repository is looked at whatever the server says of its timestamp."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a check-in comes to.
+
+    Attributes:
+        next: seconds until the next; 0 if it failed.
+        look: the repository is to be looked at.
+        back: a level that is being tried here, and that the server wants taken off; 0 for none.
+        problem: why the check-in failed; None if it did not.
+    """
+
+    next: float
+    look: bool
+    back: int = 0
+    problem: KmendError | None = None
+
+
+class Led:
+    """Keeps the connection to the server, and the request that is held there.
+
+    Args:
+        tell: told what a person should know.
+        wake: called from another thread when there is news.
+    """
+
+    def __init__(self, host: Host, tell: Callable[[str], None], wake: Callable[[], None]) -> None:
+        self._host = host
+        self._tell = tell
+        self._wake = wake
+        self._transport: object = None
+        self._waiter: object = None
+        self._look_due = 0.0
+        self._state = 0
+
+    def check_in(self, session: Session, config: Config) -> Turn:
+        """Check in once; a failure comes back as a value, since the repository is looked at then, too."""
+        from kmend.agent import checking, conversation, link
+        from kmend.trust.transport import Transport
+
+        self._state = self._published()
+        if not isinstance(self._transport, Transport):
+            self._transport = Transport(link.network(config, checking.network(config)))
+        speaking = link.Link(self._host.paths, config.server.url, self._transport)
+        try:
+            done = speaking.check_in(session)
+        except KmendError as problem:
+            return Turn(0, look=True, problem=problem)
+        if config.server.news:
+            self._wait(config)
+        kept, now = link.mirrored(self._host.paths), session.clock.now()
+        other = bool(done.timestamp) and done.timestamp != kept
+        if other and 0 < conversation.version_of(done.timestamp) < conversation.version_of(kept):
+            self._tell("the server gives an older timestamp of the repository than this host has verified")
+        look = done.changed or other or conversation.expired(kept, now) or session.clock.uptime() >= self._look_due
+        back = self._back(session, done.offer.back if done.offer is not None else 0)
+        return Turn(done.next, look, back)
+
+    def looked(self, session: Session, *, looked: bool) -> None:
+        """All went well."""
+        if looked:
+            self._look_due = session.clock.uptime() + LOOK_SECONDS
+
+    def changed(self) -> bool:
+        """Whether the loader, or a command, has published another state since the last check-in."""
+        return self._published() != self._state
+
+    def close(self) -> None:
+        """Close the connections."""
+        for part in (self._waiter, self._transport):
+            close = getattr(part, "close", None)
+            if close is not None:
+                close()
+        self._waiter = self._transport = None
+
+    def _back(self, session: Session, level: int) -> int:
+        if not level:
+            return 0
+        intent = session.journal.intent
+        if intent is not None and intent.level == level and intent.state in TRIED:
+            return level
+        view = session.kernel.view()
+        loaded = session.loaded(view)
+        if loaded is not None and loaded.level == level:
+            self._tell(f"the server wants level {level} taken off, which runs steadily here: refused")
+        return 0
+
+    def _published(self) -> int:
+        with contextlib.suppress(OSError):
+            return (self._host.paths.run / "state.json").stat().st_mtime_ns
+        return 0
+
+    def _wait(self, config: Config) -> None:
+        """Hold a request at the server, in a thread, as the host that this one is now."""
+        from kmend.agent import checking, link
+        from kmend.agent.identity import Credentials
+        from kmend.agent.waiting import Waiter
+        from kmend.trust.transport import Transport
+
+        credentials = Credentials(self._host.paths)
+        identity = credentials.identity()
+        if identity is None:
+            return
+        if isinstance(self._waiter, Waiter):
+            if self._waiter.identity == identity:
+                return
+            self._waiter.close()
+        transport = Transport(link.network(config, checking.network(config)))
+        self._waiter = Waiter(transport, identity, credentials.seed(), self._wake, self._host.clock.now)
+        self._waiter.start()

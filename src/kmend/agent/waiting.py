@@ -1,0 +1,101 @@
+"""Holding a request at the server until it has news: a thread that sleeps in a socket, and wakes the service.
+
+The answer carries nothing; the service then checks in as it always does. Where the server does not hold requests, or not this
+one, the service goes on by its own times.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from kmend.agent import conversation
+from kmend.agent.identity import Identity
+from kmend.core.document import encode
+from kmend.core.errors import KmendError
+from kmend.core.wire import MAX_ANSWER_BYTES, NEWS_PATH, News, NewsRequest, Purpose
+from kmend.trust import hostkey
+from kmend.trust.transport import Transport
+
+HOLD_SECONDS = 300
+FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
+_logger = logging.getLogger(__name__)
+
+
+class Waiter:
+    """Waits for news of one server.
+
+    Args:
+        transport: for this thread alone.
+        wake: called, from the thread, when there is news.
+        now: seconds since 1970-01-01 UTC.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        identity: Identity,
+        seed: bytes,
+        wake: Callable[[], None],
+        now: Callable[[], int],
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._transport = transport
+        self.identity = identity
+        self._seed = seed
+        self._wake = wake
+        self._now = now
+        self._draw = draw
+        self._stop = threading.Event()
+        self._seen = ""
+        threading.stack_size(256 * 1024)
+        self._thread = threading.Thread(target=self._work, name="news", daemon=True)
+        threading.stack_size(0)
+
+    def start(self) -> None:
+        """Begin to wait."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait no more; a request that is held ends with the process, or by its time."""
+        self._stop.set()
+        self._transport.close()
+
+    def _work(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                spread = self.ask()
+            except KmendError as problem:
+                failures += 1
+                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 10))
+                after = getattr(problem, "retry_after", None) or 0.0
+                _logger.info("no news can be waited for: %s", problem.message)
+                self._stop.wait(max(1.0, self._draw() * pause) + min(after, LONGEST_PAUSE))
+                continue
+            failures = 0
+            if spread is not None and not self._stop.wait(self._draw() * spread):
+                self._wake()
+
+    def ask(self) -> int | None:
+        """Ask once; seconds within which to check in, None if there is no news.
+
+        Raises:
+            ServerError, TrustError: it is refused, or the server cannot be reached.
+        """
+        first = not self._seen
+        message = NewsRequest(self.identity.host, self._seen, self._now(), HOLD_SECONDS)
+        body = encode(message)
+        told = conversation.headers(
+            self.identity.host, self.identity.server, self._seed, Purpose.NEWS, body, hostkey.sign
+        )
+        url = f"{self.identity.url}{NEWS_PATH}"
+        reply = self._transport.post(url, body, told, MAX_ANSWER_BYTES, wait=0.0 if first else HOLD_SECONDS)
+        if reply.status != 200:
+            raise conversation.refused(reply.status, reply.content, reply.retry_after)
+        answer = conversation.read(News, reply.content)
+        changed = answer.seen != self._seen
+        self._seen = answer.seen[:300]
+        return max(0, min(answer.spread, 3600)) if changed and not first else None
