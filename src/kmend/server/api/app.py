@@ -68,6 +68,7 @@ def create_litestar(services: Services) -> Litestar:
             KmendError: problems.of_ours,
             HTTPException: problems.of_http,
             IntegrityError: problems.of_conflict,
+            RecursionError: problems.of_depth,
             Exception: problems.unforeseen,
         },
         openapi_config=OpenAPIConfig(

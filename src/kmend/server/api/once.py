@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 from litestar import Response
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 from sqlalchemy import Connection, insert, select
 
 from kmend.core.errors import KmendError
@@ -22,8 +22,8 @@ from kmend.server.store.tables import idempotency
 
 Key = Annotated[
     str,
-    Parameter(
-        header="Idempotency-Key",
+    HeaderParameter(
+        name="Idempotency-Key",
         max_length=200,
         pattern=r"^[\x21-\x7e]*$",
         description="The same request with the same key is done once, and answered the same for two days.",

@@ -8,15 +8,15 @@ import json
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from kmend.core.errors import MalformedError
 
 T = TypeVar("T")
 
 MAX_LIMIT = 500
-Limit = Annotated[int, Parameter(query="limit", ge=1, le=MAX_LIMIT, description="How many at most.")]
-Cursor = Annotated[str, Parameter(query="cursor", max_length=1000, description="`next` of the page before.")]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=MAX_LIMIT, description="How many at most.")]
+Cursor = Annotated[str, QueryParameter(name="cursor", max_length=1000, description="`next` of the page before.")]
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):

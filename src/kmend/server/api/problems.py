@@ -85,6 +85,11 @@ def of_conflict(request: Request[Any, Any, Any], problem: IntegrityError) -> Res
     )
 
 
+def of_depth(request: Request[Any, Any, Any], problem: RecursionError) -> Response[Problem]:
+    """A document that is nested without end."""
+    return _respond(request, 400, "invalid", "the document is nested too deeply", "", {})
+
+
 def unforeseen(request: Request[Any, Any, Any], problem: Exception) -> Response[Problem]:
     """A mistake of ours: the log has it, the answer only its number."""
     _logger.error("a request failed in a way that nobody foresaw", exc_info=problem)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 from litestar import Response, Router, get, post, put
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 from sqlalchemy import Connection
 
@@ -25,10 +26,10 @@ from kmend.server.rollouts import telling
 from kmend.server.rollouts.telling import Waiting
 
 MAX_AGE = 10 * 366 * 86_400
-Text = Annotated[str, Parameter(max_length=300)]
-Age = Annotated[int | None, Parameter(ge=0, le=MAX_AGE)]
-Level = Annotated[int | None, Parameter(ge=0, le=1_000_000)]
-HostId = Annotated[str, Parameter(max_length=64)]
+Text = Annotated[str, QueryParameter(max_length=300)]
+Age = Annotated[int | None, QueryParameter(ge=0, le=MAX_AGE)]
+Level = Annotated[int | None, QueryParameter(ge=0, le=1_000_000)]
+HostId = Annotated[str, PathParameter(max_length=64)]
 
 
 def visible(connection: Connection, caller: Caller, host: str) -> Host:
@@ -44,10 +45,10 @@ def visible(connection: Connection, caller: Caller, host: str) -> Host:
 
 
 def wanted(
-    caller: Caller,
+    caller: NamedDependency[Caller],
     name: Text = "",
     ring: Text = "",
-    host_state: Annotated[str, Parameter(query="state", max_length=40)] = "",
+    host_state: Annotated[str, QueryParameter(name="state", max_length=40)] = "",
     kernel: Text = "",
     level: Level = None,
     level_below: Level = None,
@@ -68,7 +69,9 @@ def wanted(
 
 
 @get("/", opt=needs(Permission.READ), sync_to_thread=True)
-def list_hosts(services: Services, wanted: Filter, limit: Limit = 100, cursor: Cursor = "") -> Page[Host]:
+def list_hosts(
+    services: NamedDependency[Services], wanted: NamedDependency[Filter], limit: Limit = 100, cursor: Cursor = ""
+) -> Page[Host]:
     """Hosts, by name."""
     after = paging.read_named(cursor)
     with services.store.read() as connection:
@@ -77,7 +80,7 @@ def list_hosts(services: Services, wanted: Filter, limit: Limit = 100, cursor: C
 
 
 @get("/count", opt=needs(Permission.READ), sync_to_thread=True)
-def count_hosts(services: Services, wanted: Filter) -> dict[str, int]:
+def count_hosts(services: NamedDependency[Services], wanted: NamedDependency[Filter]) -> dict[str, int]:
     """How many there are."""
     with services.store.read() as connection:
         return {"count": listing.count(connection, wanted, services.clock())}
@@ -85,7 +88,9 @@ def count_hosts(services: Services, wanted: Filter) -> dict[str, int]:
 
 @get("/export", opt=needs(Permission.READ), sync_to_thread=False)
 def export_hosts(
-    services: Services, wanted: Filter, form: Annotated[Format, Parameter(query="format")] = Format.NDJSON
+    services: NamedDependency[Services],
+    wanted: NamedDependency[Filter],
+    form: Annotated[Format, QueryParameter(name="format")] = Format.NDJSON,
 ) -> Stream:
     """Every host, as NDJSON or CSV."""
 
@@ -104,14 +109,14 @@ def export_hosts(
 
 
 @get("/{host:str}", opt=needs(Permission.READ), sync_to_thread=True)
-def show_host(services: Services, caller: Caller, host: HostId) -> Host:
+def show_host(services: NamedDependency[Services], caller: NamedDependency[Caller], host: HostId) -> Host:
     """One host."""
     with services.store.read() as connection:
         return visible(connection, caller, host)
 
 
 @get("/{host:str}/why", opt=needs(Permission.READ), sync_to_thread=True)
-def why_host(services: Services, caller: Caller, host: HostId) -> tuple[Waiting, ...]:
+def why_host(services: NamedDependency[Services], caller: NamedDependency[Caller], host: HostId) -> tuple[Waiting, ...]:
     """What each rollout that goes on has to do with a host: its grant, or what it waits for."""
     with services.store.read() as connection:
         visible(connection, caller, host)
@@ -120,11 +125,11 @@ def why_host(services: Services, caller: Caller, host: HostId) -> tuple[Waiting,
 
 @get("/{host:str}/reports", opt=needs(Permission.READ), sync_to_thread=True)
 def reports_of_host(
-    services: Services,
-    caller: Caller,
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
     host: HostId,
     limit: Limit = 20,
-    before: Annotated[int | None, Parameter(ge=1, le=2**62)] = None,
+    before: Annotated[int | None, QueryParameter(ge=1, le=2**62)] = None,
 ) -> tuple[SignedReport, ...]:
     """What a host has reported, byte for byte as it signed it (`body` in base64), the newest first."""
     with services.store.read() as connection:
@@ -141,7 +146,13 @@ def _change(caller: Caller, host: str, change: Callable[[Connection, int], Host]
 
 
 @post("/{host:str}/move", opt=needs(Permission.HOSTS), sync_to_thread=True, status_code=200)
-def move_host(services: Services, caller: Caller, host: HostId, data: bodies.Move, key: Key = "") -> Response[Any]:
+def move_host(
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    host: HostId,
+    data: JSONBody[bodies.Move],
+    key: Key = "",
+) -> Response[Any]:
     """Put a host into another ring; both must be the caller's."""
     may(caller, Permission.HOSTS, data.ring)
     change = _change(
@@ -151,7 +162,13 @@ def move_host(services: Services, caller: Caller, host: HostId, data: bodies.Mov
 
 
 @put("/{host:str}/tags", opt=needs(Permission.HOSTS), sync_to_thread=True)
-def tag_host(services: Services, caller: Caller, host: HostId, data: bodies.Tags, key: Key = "") -> Response[Any]:
+def tag_host(
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    host: HostId,
+    data: JSONBody[bodies.Tags],
+    key: Key = "",
+) -> Response[Any]:
     """Give a host tags in place of those that it has."""
     change = _change(
         caller, host, lambda connection, now: upkeep.tag(connection, host, data.tags, actor=caller.actor, now=now)
@@ -161,7 +178,11 @@ def tag_host(services: Services, caller: Caller, host: HostId, data: bodies.Tags
 
 @post("/{host:str}/decommission", opt=needs(Permission.HOSTS), sync_to_thread=True, status_code=200)
 def decommission_host(
-    services: Services, caller: Caller, host: HostId, data: bodies.Decommission, key: Key = ""
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    host: HostId,
+    data: JSONBody[bodies.Decommission],
+    key: Key = "",
 ) -> Response[Any]:
     """Take a host out of the fleet: its credential is worth nothing from now on; what it runs, it goes on running."""
     change = _change(

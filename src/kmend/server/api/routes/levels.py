@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, Router, get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, QueryParameter
 from sqlalchemy import Connection, func, select
 
 from kmend.core.recall import Extent
@@ -79,11 +80,11 @@ class Standing(msgspec.Struct, frozen=True):
 
 @get("/levels", opt=needs(Permission.READ), sync_to_thread=True)
 def list_levels(
-    services: Services,
-    caller: Caller,
-    build_id: Annotated[str, Parameter(max_length=64)] = "",
-    release: Annotated[str, Parameter(max_length=100)] = "",
-    cve: Annotated[str, Parameter(max_length=40)] = "",
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    build_id: Annotated[str, QueryParameter(max_length=64)] = "",
+    release: Annotated[str, QueryParameter(max_length=100)] = "",
+    cve: Annotated[str, QueryParameter(max_length=40)] = "",
     limit: Limit = 100,
     cursor: Cursor = "",
 ) -> Page[LevelView]:
@@ -118,9 +119,9 @@ def list_levels(
 
 @get("/levels/{build_id:str}/{level:int}/manifest", opt=needs(Permission.READ), sync_to_thread=True)
 def manifest_of_level(
-    services: Services,
-    build_id: Annotated[str, Parameter(max_length=64)],
-    level: Annotated[int, Parameter(ge=1, le=999_999)],
+    services: NamedDependency[Services],
+    build_id: Annotated[str, PathParameter(max_length=64)],
+    level: Annotated[int, PathParameter(ge=1, le=999_999)],
 ) -> Response[bytes]:
     """A level's manifest, byte for byte as it was signed."""
     table = tables.levels.c
@@ -134,7 +135,7 @@ def manifest_of_level(
 
 
 @get("/recalls", opt=needs(Permission.READ), sync_to_thread=True)
-def list_recalls(services: Services) -> tuple[RecallView, ...]:
+def list_recalls(services: NamedDependency[Services]) -> tuple[RecallView, ...]:
     """Recalls that the publisher has signed, withdrawn ones too."""
     with services.store.read() as connection:
         rows = connection.execute(select(tables.recalls).order_by(tables.recalls.c.number)).all()
@@ -142,7 +143,7 @@ def list_recalls(services: Services) -> tuple[RecallView, ...]:
 
 
 @get("/status", opt=needs(Permission.READ), sync_to_thread=True)
-def show_status(services: Services, caller: Caller) -> Standing:
+def show_status(services: NamedDependency[Services], caller: NamedDependency[Caller]) -> Standing:
     """How the fleet stands, as far as it is the caller's."""
     now, timestamp = services.clock(), services.mirror.timestamp()
     with services.store.read() as connection:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, Router, delete, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 from sqlalchemy import Connection
 
@@ -28,7 +29,7 @@ from kmend.server.notices.channels import Channel
 from kmend.server.notices.errors import ChannelError
 from kmend.server.notices.guard import Rules
 
-Id = Annotated[str, Parameter(max_length=64)]
+Id = Annotated[str, PathParameter(max_length=64)]
 EXPORTED_AT_ONCE = 500
 
 
@@ -42,13 +43,13 @@ class Me(msgspec.Struct, frozen=True):
 
 
 @get("/me", opt=needs(Permission.READ), sync_to_thread=False)
-def show_me(caller: Caller) -> Me:
+def show_me(caller: NamedDependency[Caller]) -> Me:
     """Who asks."""
     return Me(caller.id, caller.name, caller.roles, caller.rings)
 
 
 @get("/tokens", opt=needs(Permission.TOKENS), sync_to_thread=True)
-def list_tokens(services: Services, limit: Limit = 100, cursor: Cursor = "") -> Page[Token]:
+def list_tokens(services: NamedDependency[Services], limit: Limit = 100, cursor: Cursor = "") -> Page[Token]:
     """Tokens, the newest first; never their secrets."""
     after = paging.read_timed(cursor)
     with services.store.read() as connection:
@@ -58,7 +59,9 @@ def list_tokens(services: Services, limit: Limit = 100, cursor: Cursor = "") -> 
 
 
 @post("/tokens", opt=needs(Permission.TOKENS), sync_to_thread=True, status_code=201)
-def create_token(services: Services, caller: Caller, data: bodies.NewToken, key: Key = "") -> Response[Any]:
+def create_token(
+    services: NamedDependency[Services], caller: NamedDependency[Caller], data: JSONBody[bodies.NewToken], key: Key = ""
+) -> Response[Any]:
     """Make a token; `secret` is shown this once."""
 
     def work(connection: Connection, now: int) -> dict[str, object]:
@@ -72,21 +75,26 @@ def create_token(services: Services, caller: Caller, data: bodies.NewToken, key:
 
 
 @delete("/tokens/{token:str}", opt=needs(Permission.TOKENS), sync_to_thread=True)
-def revoke_token(services: Services, caller: Caller, token: Id) -> None:
+def revoke_token(services: NamedDependency[Services], caller: NamedDependency[Caller], token: Id) -> None:
     """Make a token worth nothing from now on."""
     now = services.clock()
     services.store.transact(lambda connection: tokens.revoke(connection, token, actor=caller.actor, now=now))
 
 
 @get("/channels", opt=needs(Permission.CHANNELS), sync_to_thread=True)
-def list_channels(services: Services) -> tuple[Channel, ...]:
+def list_channels(services: NamedDependency[Services]) -> tuple[Channel, ...]:
     """Channels; never their secrets."""
     with services.store.read() as connection:
         return tuple(channels.listing(connection))
 
 
 @post("/channels", opt=needs(Permission.CHANNELS), sync_to_thread=True, status_code=201)
-def create_channel(services: Services, caller: Caller, data: bodies.NewChannel, key: Key = "") -> Response[Any]:
+def create_channel(
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    data: JSONBody[bodies.NewChannel],
+    key: Key = "",
+) -> Response[Any]:
     """Make a channel; `secret` signs what a webhook gets, and is shown this once."""
     section = services.config.notices
 
@@ -103,7 +111,7 @@ def create_channel(services: Services, caller: Caller, data: bodies.NewChannel, 
 
 
 @delete("/channels/{channel:str}", opt=needs(Permission.CHANNELS), sync_to_thread=True)
-def remove_channel(services: Services, caller: Caller, channel: Id) -> None:
+def remove_channel(services: NamedDependency[Services], caller: NamedDependency[Caller], channel: Id) -> None:
     """Remove a channel, with what it would still have told; nothing happens if there is none of that ID."""
 
     def work(connection: Connection) -> None:
@@ -115,7 +123,7 @@ def remove_channel(services: Services, caller: Caller, channel: Id) -> None:
 
 
 @post("/channels/{channel:str}/test", opt=needs(Permission.CHANNELS), sync_to_thread=True, status_code=202)
-def try_channel(services: Services, caller: Caller, channel: Id) -> None:
+def try_channel(services: NamedDependency[Services], caller: NamedDependency[Caller], channel: Id) -> None:
     """Send a notice that says nothing, to see whether it arrives."""
 
     def work(connection: Connection) -> None:
@@ -129,7 +137,7 @@ def try_channel(services: Services, caller: Caller, channel: Id) -> None:
 
 @get("/audit", opt=needs(Permission.AUDIT), sync_to_thread=True)
 def list_audit(
-    services: Services, limit: Limit = 100, after: Annotated[int, Parameter(ge=0, le=2**62)] = 0
+    services: NamedDependency[Services], limit: Limit = 100, after: Annotated[int, QueryParameter(ge=0, le=2**62)] = 0
 ) -> tuple[Record, ...]:
     """Records of the audit log, in their order, after a number."""
     with services.store.read() as connection:
@@ -137,14 +145,16 @@ def list_audit(
 
 
 @get("/audit/head", opt=needs(Permission.AUDIT), sync_to_thread=True)
-def head_of_audit(services: Services) -> Head:
+def head_of_audit(services: NamedDependency[Services]) -> Head:
     """Number and digest of the newest record: keep them elsewhere, to verify by later."""
     with services.store.read() as connection:
         return audit.head(connection) or Head(0, audit.FIRST)
 
 
 @get("/audit/export", opt=needs(Permission.AUDIT), sync_to_thread=False)
-def export_audit(services: Services, form: Annotated[Format, Parameter(query="format")] = Format.NDJSON) -> Stream:
+def export_audit(
+    services: NamedDependency[Services], form: Annotated[Format, QueryParameter(name="format")] = Format.NDJSON
+) -> Stream:
     """The whole audit log. As NDJSON it can be verified offline: kmend-server audit verify FILE."""
 
     def pages() -> Iterator[Sequence[Record]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Response, Router, delete, get, post, put
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, PathParameter
 from sqlalchemy import Connection
 
 from kmend.server.access.permissions import Caller, Permission, may
@@ -19,19 +20,25 @@ from kmend.server.hosts.errors import NotFoundError
 from kmend.server.hosts.keys import EnrolmentKey
 from kmend.server.hosts.rings import Ring
 
-RingName = Annotated[str, Parameter(max_length=100)]
-KeyId = Annotated[str, Parameter(max_length=64)]
+RingName = Annotated[str, PathParameter(max_length=100)]
+KeyId = Annotated[str, PathParameter(max_length=64)]
 
 
 @get("/rings", opt=needs(Permission.READ), sync_to_thread=True)
-def list_rings(services: Services, caller: Caller) -> tuple[Ring, ...]:
+def list_rings(services: NamedDependency[Services], caller: NamedDependency[Caller]) -> tuple[Ring, ...]:
     """Rings, in the order in which they receive new levels."""
     with services.store.read() as connection:
         return tuple(ring for ring in rings.listing(connection) if caller.sees(ring.name))
 
 
 @put("/rings/{ring:str}", opt=needs(Permission.RINGS), sync_to_thread=True)
-def put_ring(services: Services, caller: Caller, ring: RingName, data: bodies.RingBody, key: Key = "") -> Response[Any]:
+def put_ring(
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    ring: RingName,
+    data: JSONBody[bodies.RingBody],
+    key: Key = "",
+) -> Response[Any]:
     """Make a ring, or change one."""
 
     def work(connection: Connection, now: int) -> Ring:
@@ -43,14 +50,16 @@ def put_ring(services: Services, caller: Caller, ring: RingName, data: bodies.Ri
 
 
 @delete("/rings/{ring:str}", opt=needs(Permission.RINGS), sync_to_thread=True)
-def remove_ring(services: Services, caller: Caller, ring: RingName) -> None:
+def remove_ring(services: NamedDependency[Services], caller: NamedDependency[Caller], ring: RingName) -> None:
     """Remove a ring without hosts; nothing happens if there is none of that name."""
     now = services.clock()
     services.store.transact(lambda connection: rings.remove(connection, ring, actor=caller.actor, now=now))
 
 
 @get("/enrolment-keys", opt=needs(Permission.KEYS), sync_to_thread=True)
-def list_keys(services: Services, caller: Caller, limit: Limit = 100, cursor: Cursor = "") -> Page[EnrolmentKey]:
+def list_keys(
+    services: NamedDependency[Services], caller: NamedDependency[Caller], limit: Limit = 100, cursor: Cursor = ""
+) -> Page[EnrolmentKey]:
     """Enrolment keys, the newest first; never their secrets."""
     after = paging.read_timed(cursor)
     with services.store.read() as connection:
@@ -60,7 +69,9 @@ def list_keys(services: Services, caller: Caller, limit: Limit = 100, cursor: Cu
 
 
 @post("/enrolment-keys", opt=needs(Permission.KEYS), sync_to_thread=True, status_code=201)
-def create_key(services: Services, caller: Caller, data: bodies.NewKey, key: Key = "") -> Response[Any]:
+def create_key(
+    services: NamedDependency[Services], caller: NamedDependency[Caller], data: JSONBody[bodies.NewKey], key: Key = ""
+) -> Response[Any]:
     """Make an enrolment key. `secret`, and `line`, which holds it, are shown this once."""
     may(caller, Permission.KEYS, data.ring)
 
@@ -76,7 +87,7 @@ def create_key(services: Services, caller: Caller, data: bodies.NewKey, key: Key
 
 
 @delete("/enrolment-keys/{key_id:str}", opt=needs(Permission.KEYS), sync_to_thread=True)
-def revoke_key(services: Services, caller: Caller, key_id: KeyId) -> None:
+def revoke_key(services: NamedDependency[Services], caller: NamedDependency[Caller], key_id: KeyId) -> None:
     """Let nobody enrol with a key any more; hosts that did stay."""
 
     def work(connection: Connection) -> None:

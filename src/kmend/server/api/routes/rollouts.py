@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 from litestar import Response, Router, delete, get, post, put
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 from sqlalchemy import Connection
 
@@ -24,8 +25,8 @@ from kmend.server.rollouts.errors import NoRolloutError
 from kmend.server.rollouts.records import Rollout
 from kmend.server.rollouts.telling import PlanView, RolloutView
 
-RolloutId = Annotated[str, Parameter(max_length=64)]
-PlanName = Annotated[str, Parameter(max_length=100)]
+RolloutId = Annotated[str, PathParameter(max_length=64)]
+PlanName = Annotated[str, PathParameter(max_length=100)]
 
 
 def _sees(caller: Caller, rings: Sequence[str]) -> bool:
@@ -52,7 +53,9 @@ def visible(connection: Connection, caller: Caller, rollout: str) -> Rollout:
 
 
 @get("/rollouts", opt=needs(Permission.READ), sync_to_thread=True)
-def list_rollouts(services: Services, caller: Caller, limit: Limit = 50, cursor: Cursor = "") -> Page[RolloutView]:
+def list_rollouts(
+    services: NamedDependency[Services], caller: NamedDependency[Caller], limit: Limit = 50, cursor: Cursor = ""
+) -> Page[RolloutView]:
     """Rollouts, the newest first."""
     after = paging.read_timed(cursor)
     with services.store.read() as connection:
@@ -62,7 +65,12 @@ def list_rollouts(services: Services, caller: Caller, limit: Limit = 50, cursor:
 
 
 @post("/rollouts", opt=needs(Permission.ROLLOUTS), sync_to_thread=True, status_code=201)
-def create_rollout(services: Services, caller: Caller, data: bodies.NewRollout, key: Key = "") -> Response[Any]:
+def create_rollout(
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    data: JSONBody[bodies.NewRollout],
+    key: Key = "",
+) -> Response[Any]:
     """Make a rollout by a plan that is kept; every ring of the plan must be the caller's."""
 
     def work(connection: Connection, now: int) -> RolloutView:
@@ -80,7 +88,9 @@ def create_rollout(services: Services, caller: Caller, data: bodies.NewRollout, 
 
 
 @get("/rollouts/{rollout:str}", opt=needs(Permission.READ), sync_to_thread=True)
-def show_rollout(services: Services, caller: Caller, rollout: RolloutId) -> RolloutView:
+def show_rollout(
+    services: NamedDependency[Services], caller: NamedDependency[Caller], rollout: RolloutId
+) -> RolloutView:
     """One rollout: how far it is, who failed, and why."""
     with services.store.read() as connection:
         visible(connection, caller, rollout)
@@ -89,10 +99,10 @@ def show_rollout(services: Services, caller: Caller, rollout: RolloutId) -> Roll
 
 @get("/rollouts/{rollout:str}/grants", opt=needs(Permission.READ), sync_to_thread=True)
 def grants_of_rollout(
-    services: Services,
-    caller: Caller,
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
     rollout: RolloutId,
-    form: Annotated[Format, Parameter(query="format")] = Format.NDJSON,
+    form: Annotated[Format, QueryParameter(name="format")] = Format.NDJSON,
 ) -> Stream:
     """Every host that was granted, with what became of it, as NDJSON or CSV."""
     with services.store.read() as connection:
@@ -125,7 +135,9 @@ def _act(
 
 
 @post("/rollouts/{rollout:str}/start", opt=needs(Permission.ROLLOUTS), sync_to_thread=True, status_code=200)
-def start_rollout(services: Services, caller: Caller, rollout: RolloutId, key: Key = "") -> Response[Any]:
+def start_rollout(
+    services: NamedDependency[Services], caller: NamedDependency[Caller], rollout: RolloutId, key: Key = ""
+) -> Response[Any]:
     """Begin; where an approval is needed first, wait for it."""
     return _act(
         services, caller, rollout, key, Permission.ROLLOUTS, "start", "",
@@ -135,7 +147,11 @@ def start_rollout(services: Services, caller: Caller, rollout: RolloutId, key: K
 
 @post("/rollouts/{rollout:str}/approve", opt=needs(Permission.APPROVE), sync_to_thread=True, status_code=200)
 def approve_rollout(
-    services: Services, caller: Caller, rollout: RolloutId, data: bodies.Because, key: Key = ""
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    rollout: RolloutId,
+    data: JSONBody[bodies.Because],
+    key: Key = "",
 ) -> Response[Any]:
     """Approve the stage that waits; not by whoever made the rollout, and each person counts once."""
     return _act(
@@ -146,7 +162,11 @@ def approve_rollout(
 
 @post("/rollouts/{rollout:str}/pause", opt=needs(Permission.ROLLOUTS), sync_to_thread=True, status_code=200)
 def pause_rollout(
-    services: Services, caller: Caller, rollout: RolloutId, data: bodies.Because, key: Key = ""
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    rollout: RolloutId,
+    data: JSONBody[bodies.Because],
+    key: Key = "",
 ) -> Response[Any]:
     """Grant nobody any more until it is resumed; hosts on their way go on."""
     return _act(
@@ -157,7 +177,11 @@ def pause_rollout(
 
 @post("/rollouts/{rollout:str}/resume", opt=needs(Permission.ROLLOUTS), sync_to_thread=True, status_code=200)
 def resume_rollout(
-    services: Services, caller: Caller, rollout: RolloutId, data: bodies.Because, key: Key = ""
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    rollout: RolloutId,
+    data: JSONBody[bodies.Because],
+    key: Key = "",
 ) -> Response[Any]:
     """Go on after a pause or a halt; the failures so far are forgiven, and named in the audit log."""
     return _act(
@@ -168,7 +192,11 @@ def resume_rollout(
 
 @post("/rollouts/{rollout:str}/abort", opt=needs(Permission.ROLLOUTS), sync_to_thread=True, status_code=200)
 def abort_rollout(
-    services: Services, caller: Caller, rollout: RolloutId, data: bodies.Because, key: Key = ""
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    rollout: RolloutId,
+    data: JSONBody[bodies.Because],
+    key: Key = "",
 ) -> Response[Any]:
     """End it for good; hosts that soak its level are sent back, if the rollout says so and they allow it."""
     return _act(
@@ -179,7 +207,11 @@ def abort_rollout(
 
 @post("/rollouts/{rollout:str}/promote", opt=needs(Permission.ROLLOUTS), sync_to_thread=True, status_code=200)
 def promote_rollout(
-    services: Services, caller: Caller, rollout: RolloutId, data: bodies.Because, key: Key = ""
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    rollout: RolloutId,
+    data: JSONBody[bodies.Because],
+    key: Key = "",
 ) -> Response[Any]:
     """Take the open stage for passed, and open the next."""
     return _act(
@@ -189,14 +221,20 @@ def promote_rollout(
 
 
 @get("/plans", opt=needs(Permission.READ), sync_to_thread=True)
-def list_plans(services: Services, caller: Caller) -> tuple[PlanView, ...]:
+def list_plans(services: NamedDependency[Services], caller: NamedDependency[Caller]) -> tuple[PlanView, ...]:
     """Plans that are kept."""
     with services.store.read() as connection:
         return tuple(view for view in telling.kept_plans(connection) if _sees(caller, view.plan.rings))
 
 
 @put("/plans/{plan:str}", opt=needs(Permission.PLANS), sync_to_thread=True)
-def put_plan(services: Services, caller: Caller, plan: PlanName, data: bodies.PlanBody, key: Key = "") -> Response[Any]:
+def put_plan(
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    plan: PlanName,
+    data: JSONBody[bodies.PlanBody],
+    key: Key = "",
+) -> Response[Any]:
     """Keep a plan under a name; one that is automatic rolls out new levels as they are published."""
 
     def work(connection: Connection, now: int) -> PlanView:
@@ -207,7 +245,7 @@ def put_plan(services: Services, caller: Caller, plan: PlanName, data: bodies.Pl
 
 
 @delete("/plans/{plan:str}", opt=needs(Permission.PLANS), sync_to_thread=True)
-def remove_plan(services: Services, caller: Caller, plan: PlanName) -> None:
+def remove_plan(services: NamedDependency[Services], caller: NamedDependency[Caller], plan: PlanName) -> None:
     """Forget a plan; rollouts that were made by it keep their own copy."""
     now = services.clock()
     services.store.transact(lambda connection: acts.remove_plan(connection, plan, actor=caller.actor, now=now))
