@@ -2,5 +2,5 @@
 
 `rings` and `keys` are what operators make; `enrolment` takes a host in, and gives a copy of one an identity of its own;
 `checkin` judges check-ins, many in one transaction, and `batching` brings them together; `listing` finds hosts; `upkeep`
-lets go of those that are gone. What rollouts have to say comes in through `seen.Directions`.
+lets go of those that are gone. What rollouts have to say comes in through `directions.Directions`.
 """

@@ -12,8 +12,8 @@ from concurrent.futures import Future
 from kmend.core.wire import Answer
 from kmend.server.hosts import refusals
 from kmend.server.hosts.checkin import Circumstances, Received, check_in
+from kmend.server.hosts.directions import Directions
 from kmend.server.hosts.refusals import Refused
-from kmend.server.hosts.seen import Directions
 from kmend.server.store import Store, StoreError
 
 MAX_BATCH = 256

@@ -18,8 +18,9 @@ from kmend.core.manifest import sha256_hex
 from kmend.core.wire import Answer, CheckIn, Offer, Purpose, StateReport
 from kmend.server.access import audit
 from kmend.server.hosts import refusals, slots
+from kmend.server.hosts.directions import Directions
 from kmend.server.hosts.refusals import Refused
-from kmend.server.hosts.seen import Direction, Directions, Seen
+from kmend.server.hosts.seen import Direction, Seen
 from kmend.server.hosts.signatures import signed
 from kmend.server.notices import Event, post
 from kmend.server.store import tables

@@ -1,12 +1,9 @@
-"""What a check-in says, for rollouts, and what rollouts answer."""
+"""What a check-in says, for rollouts, and what rollouts answer. Plain values; how they are passed is `directions`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from sqlalchemy import Connection
 
 from kmend.core.wire import Failure, WithheldLevel
 
@@ -63,31 +60,3 @@ class Direction:
     back: int = 0
     reason: str = ""
     within: int = 0
-
-
-class Directions(Protocol):
-    """What check-ins need of rollouts; all within the transaction of the check-ins."""
-
-    def lock(self, connection: Connection) -> object | None:
-        """The rollouts that are going on, their rows locked; None if there is none. Called before any host is locked."""
-
-    def observe(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> None:
-        """Take note of how granted hosts fare."""
-
-    def directions(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> dict[str, Direction]:
-        """Host -> what it is told; hosts that are told nothing may be left out. Makes grants."""
-
-
-class NoDirections:
-    """There are no rollouts."""
-
-    def lock(self, connection: Connection) -> object | None:
-        """None."""
-        return None
-
-    def observe(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> None:
-        """Nothing."""
-
-    def directions(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> dict[str, Direction]:
-        """Nobody is told anything."""
-        return {}

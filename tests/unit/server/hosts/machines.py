@@ -26,9 +26,9 @@ from kmend.core.wire import (
 )
 from kmend.server.hosts import enrolment
 from kmend.server.hosts.checkin import Circumstances, Received, check_in
+from kmend.server.hosts.directions import Directions, NoDirections
 from kmend.server.hosts.keys import create
 from kmend.server.hosts.refusals import Refused
-from kmend.server.hosts.seen import Directions, NoDirections
 from kmend.server.store import Store
 
 BUILD_ID = "5ca1ab1e" * 5

@@ -10,8 +10,8 @@ from tests.unit.server.hosts.machines import circumstances, enrolled
 from kmend.core.wire import Answer
 from kmend.server.hosts import listing
 from kmend.server.hosts.batching import Batcher
+from kmend.server.hosts.directions import NoDirections
 from kmend.server.hosts.refusals import BUSY, Refused
-from kmend.server.hosts.seen import NoDirections
 from kmend.server.store import Store, open_store
 
 
