@@ -61,7 +61,7 @@ def test_filters(both: Person) -> None:
     judge(both.asked.store, first.check_in(full=True), second.check_in(full=True))
     for query, names in {
         "name=web-*": {"web-1"}, "name=db_1": {"db_1"}, "name=d%25": set(), "tag=dc": {"web-1", "db_1"}, "tag=dc=b": {"db_1"},
-        f"kernel={BUILD_ID}": {"web-1", "db_1"}, "kernel=none": set(), "level=0": {"web-1", "db_1"}, 
+        f"kernel={BUILD_ID}": {"web-1", "db_1"}, "kernel=none": set(), "level=0": {"web-1", "db_1"},
         "level_below=1&name=w*": {"web-1"},
         "seen_within=60": {"web-1", "db_1"}, "seen_before=60": set(), "state=expired": set(), "trouble=any": set(),
         "phase=idle": {"web-1", "db_1"},
