@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup setup-packaging packages demo test test-all test-interpreters bench-build bench-agent bench-loading soak-levels kernels-table lint format fuzz
+.PHONY: help setup setup-packaging packages demo demo-fleet test test-all test-interpreters bench-build bench-agent bench-loading bench-server bench-server-full soak-levels kernels-table lint format fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -20,6 +20,9 @@ packages: setup-packaging ## the agent as deb and rpm, in dist/ (OUTPUT=DIR)
 demo: setup ## build, publish and apply a real fix on a real kernel in a virtual machine
 	@$(PY) -m demo
 
+demo-fleet: setup-packaging ## a server, three real hosts and two thousand simulated ones: a good level, a bad one, a recall
+	@PYTHONPATH=src:.:packaging $(PY) -m demo.fleet
+
 test: setup-packaging lint ## unit, build and VM tests that fit in a coffee break
 	@$(PY) -m pytest -m "not slow" tests
 
@@ -34,6 +37,12 @@ bench-build: setup ## what building livepatches costs: CPU seconds, memory
 
 bench-agent: setup ## what the agent costs a host: memory, CPU, bytes, time to apply
 	@PYTHONPATH=src:. $(PY) -m bench.agent
+
+bench-server: setup ## what a server carries: check-ins, held requests, storms, restarts, octets (PARTS="check-ins held")
+	@PYTHONPATH=src:. $(PY) -m bench.server $(PARTS)
+
+bench-server-full: setup ## the long form of bench-server
+	@PYTHONPATH=src:. $(PY) -m bench.server --full $(PARTS)
 
 bench-loading: setup ## what a livepatch costs the kernel that takes it (two hours; PARTS="curve stalls hot")
 	@PYTHONPATH=src:. $(PY) -m bench.loading $(PARTS)

@@ -21,7 +21,7 @@ from bench.traffic import Relay, counted
 from kmend.core.document import encode, plain
 from kmend.core.kernel import KernelIdentity
 from kmend.core.manifest import FileRecord, LevelRecord, Levels, sha256_hex
-from kmend.trust import layout
+from kmend.trust import current, layout, online
 from kmend.trust.client import open_repository
 from kmend.trust.network import Network
 from kmend.trust.signing import keyfiles, tree
@@ -67,7 +67,7 @@ class LargeRepository:
         self.root = self._keys.root()
         self._own: list[LevelRecord] = []
         self.levels = levels
-        current = tree.create(self.repository, self._keys, self._now)
+        begun = tree.create(self.repository, self._keys, self._now)
         changes = {}
         for number in range(builds - 1):
             build_id = _build_id(number)
@@ -77,7 +77,7 @@ class LargeRepository:
             self._add(level)
         document = Levels(OWN, tuple(self._own))
         changes[layout.levels_target(OWN)] = self._stored(document)
-        self._commit(current, changes)
+        self._commit(begun, changes)
 
     def others_news(self) -> None:
         """Publish one more level of another kernel build."""
@@ -101,13 +101,13 @@ class LargeRepository:
         self._own.append(LevelRecord(level, record, FileRecord(sha256_hex(module), len(module)), 1_790_000_000))
 
     def _publish(self, changes: dict[str, TargetFile]) -> None:
-        current = tree.load(self.repository, self._keys)
-        if current is not None:
-            self._commit(current, changes)
+        found = current.load(self.repository, self._keys.root())
+        if found is not None:
+            self._commit(found, changes)
 
-    def _commit(self, current: tree.Tree, changes: dict[str, TargetFile]) -> None:
-        tree.replace_bins(current, changes, self._keys, self._now)
-        tree.commit(current, self._keys, self._now)
+    def _commit(self, found: current.Tree, changes: dict[str, TargetFile]) -> None:
+        tree.replace_bins(found, changes, self._keys, self._now)
+        online.commit(found, self._keys, self._now)
 
     def _target(self, document: Levels) -> TargetFile:
         target = TargetFile.from_data(layout.levels_target(document.build_id), encode(document), ["sha256"])
