@@ -31,8 +31,8 @@ from kmend.trust import hostkey
 
 T = TypeVar("T")
 URN = "urn:kmend:problem:"
-Signer = Callable[[bytes, bytes], str]
-"""Private key and content in, signature in hexadecimal out; as `kmend.trust.hostkey.sign`."""
+Sign = Callable[[bytes], str]
+"""Content in, its signature in hexadecimal out."""
 _HINTS = {
     "unknown-host": "enrol this host: kmend enrol --again",
     "decommissioned": "it keeps what it runs, and loads nothing new by itself; kmend enrol --again takes it in anew",
@@ -129,9 +129,9 @@ def compose(
     return CheckIn(host, counter, report.boot_id, digest, state, kept.answer if offered else "", timestamp)
 
 
-def headers(host: str, server: str, seed: bytes, purpose: Purpose, body: bytes, sign: Signer) -> dict[str, str]:
-    """What goes beside a message; `host` is empty at enrolment."""
-    signature = {SIGNATURE_HEADER: sign(seed, signed_bytes(purpose, server, body))}
+def headers(host: str, server: str, purpose: Purpose, body: bytes, sign: Sign) -> dict[str, str]:
+    """What goes beside a message; `host` and `server` are empty at enrolment."""
+    signature = {SIGNATURE_HEADER: sign(signed_bytes(purpose, server, body))}
     return {HOST_HEADER: host, **signature} if host else signature
 
 
@@ -151,10 +151,10 @@ def take(
     return Taken(Acknowledged(message.report, report.at, answer.answer), answer.next, answer.offer, answer.timestamp)
 
 
-def split(host: str, server: str, seed: bytes, told: HostFacts, sign: Signer) -> Split:
+def split(host: str, server: str, seed: bytes, told: HostFacts) -> Split:
     """What a clone sends to get an identity of its own, with the proof of its new key."""
     bare = Split(host, hostkey.public_key(seed), told)
-    return replace(bare, proof=sign(seed, signed_bytes(Purpose.SPLIT, server, encode(bare))))
+    return replace(bare, proof=hostkey.sign(seed, signed_bytes(Purpose.SPLIT, server, encode(bare))))
 
 
 def read(kind: type[T], content: bytes) -> T:

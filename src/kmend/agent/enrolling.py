@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kmend.agent import checking, conversation, link, machine, reporting
+from kmend.agent import checking, exchange, link, machine, reporting
 from kmend.agent.config import Config, ServerConfig
 from kmend.agent.conversation import ServerError
-from kmend.agent.identity import Credentials, Identity
+from kmend.agent.identity import Credentials
 from kmend.agent.session import Session
 from kmend.core import durable
-from kmend.core.document import encode
 from kmend.core.errors import SystemProblemError, UsageError
-from kmend.core.wire import ENROL_PATH, MAX_ANSWER_BYTES, Enrolled, Enrolment, Purpose
-from kmend.trust import hostkey
 from kmend.trust.pinning import fetch_authority
 from kmend.trust.transport import Transport
 
@@ -104,21 +101,20 @@ def enrol(session: Session, wanted: Wanted) -> Membership:
         raise ServerError(f"this host is enrolled at {before.url}", hint="to leave it: kmend enrol --again")
     ca_file = _authority(session, url, wanted)
     config = Config(server=ServerConfig(url=url, ca_file=ca_file), network=session.config.network)
-    seed = hostkey.make_seed()
     here = machine.digest(session.paths)
-    message = Enrolment(wanted.key, hostkey.public_key(seed), reporting.facts(session, here))
-    body = encode(message)
-    transport = Transport(link.network(config, checking.network(session.config)))
-    with contextlib.closing(transport):
-        told = conversation.headers("", "", seed, Purpose.ENROL, body, hostkey.sign)
-        reply = transport.post(f"{url}{ENROL_PATH}", body, told, MAX_ANSWER_BYTES)
-    if reply.status != 200:
-        raise conversation.refused(reply.status, reply.content, reply.retry_after)
-    enrolled = conversation.read(Enrolled, reply.content)
-    credentials.keep(Identity(enrolled.host, enrolled.server, url, here), seed)
+    seed = credentials.coming_seed(here)
+    with contextlib.closing(Transport(link.network(config, checking.network(session.config)))) as transport:
+        course = exchange.enrol(wanted.key, url, seed, reporting.facts(session, here))
+        try:
+            identity, ring = link.drive(course, url, transport)
+        except ServerError as problem:
+            if problem.word == "enrolment-key":
+                credentials.forget_coming()
+            raise
+    credentials.keep(identity, seed)
     _configure(session, url, ca_file)
     _tell_service()
-    return Membership(enrolled.host, enrolled.server, url, enrolled.ring, new=True)
+    return Membership(identity.host, identity.server, url, ring, new=True)
 
 
 def standing(session: Session) -> Membership | None:

@@ -10,7 +10,7 @@ The service is not trusted: what it says is bounded, and is nothing but a wish a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,6 +63,7 @@ class Fetch:
         at, good_at: when the last one was, and the last good one; in seconds since 1970-01-01 UTC.
         kind: of its error, empty if there was none.
         next_at: when the next is due.
+        frozen: the server gives an older timestamp of the repository than this host has verified.
     """
 
     build_id: str
@@ -71,6 +72,7 @@ class Fetch:
     kind: str
     message: str
     next_at: int
+    frozen: bool = False
     format: str = "kmend-fetch/1"
 
 
@@ -106,7 +108,7 @@ def read_fetch(paths: Paths) -> Fetch | None:
     found = _read(paths.service / "fetch", Fetch)
     if found is None:
         return None
-    return Fetch(found.build_id, found.at, found.good_at, _plain(found.kind), _plain(found.message), found.next_at)
+    return replace(found, kind=_plain(found.kind), message=_plain(found.message))
 
 
 def write_fetch(paths: Paths, fetch: Fetch) -> None:

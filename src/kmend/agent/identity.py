@@ -1,4 +1,13 @@
-"""Who this host is to its server: an ID, a key, and a counter that is on disk before it is used."""
+"""Who this host is to its server: an ID, a key, and a counter that is on disk before it is used.
+
+    host.key      ID and private key in one file, so that no crash leaves one without the other; for the service's account alone
+    host.json     the same without the key, for everybody
+    coming.key    the key of an identity that was asked for; if the answer is lost, asking again with it gets the same identity
+    counter.json  the last counter that may have been sent
+    boots.json    this boot and the one before
+
+They lie in the service's folder. Root writes there at enrolment, and neither follows a link nor gives away a file by its name.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +15,18 @@ import contextlib
 import os
 import pwd
 from dataclasses import dataclass
+from typing import TypeVar
 
-from kmend.agent import statefile
 from kmend.agent.paths import Paths
 from kmend.core import durable
-from kmend.core.errors import SystemProblemError
+from kmend.core.document import decode, encode
+from kmend.core.errors import MalformedError, SystemProblemError
 from kmend.core.wire import MAX_COUNTER, check_host_id
 from kmend.trust import hostkey
 
 ACCOUNT = "kmend"
+MAX_BYTES = 8192
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +50,47 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """`host.key`.
+
+    Attributes:
+        seed: the private key, hexadecimal.
+    """
+
+    identity: Identity
+    seed: str
+    format: str = "kmend-host-key/1"
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """`coming.key`.
+
+    Attributes:
+        machine: digest of the machine that asks; a copy of it asks with another key.
+    """
+
+    machine: str
+    seed: str
+    format: str = "kmend-coming-key/1"
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True, slots=True)
 class Counter:
     """`counter.json`: the last counter that may have been sent."""
 
     value: int = 0
     format: str = "kmend-counter/1"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value < MAX_COUNTER:
+            raise MalformedError("that is not a counter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +107,14 @@ class Credentials:
 
     def __init__(self, paths: Paths) -> None:
         self._folder = paths.fetched
+        self._key: Key | None = None
 
     def identity(self) -> Identity | None:
         """Who this host is; None if it is not enrolled."""
-        return statefile.load(self._folder / "host.json", Identity)
+        if os.access(self._folder / "host.key", os.R_OK):
+            key = self._load("host.key", Key)
+            return key.identity if key is not None else None
+        return self._load("host.json", Identity)
 
     def seed(self) -> bytes:
         """The private key.
@@ -70,24 +122,39 @@ class Credentials:
         Raises:
             SystemProblemError: it cannot be read, or is none.
         """
-        content = durable.read_bounded(self._folder / "host.key", max_bytes=200)
-        with contextlib.suppress(ValueError):
-            seed = bytes.fromhex(content.decode("ascii", "replace").strip())
-            if len(seed) == hostkey.SEED_BYTES:
-                return seed
-        raise SystemProblemError(
-            f"{self._folder / 'host.key'} holds no key", hint="enrol this host anew: kmend enrol --again"
-        )
+        if self._key is None:
+            self._key = self._load("host.key", Key)
+        if self._key is None:
+            raise SystemProblemError(
+                f"{self._folder / 'host.key'} holds no key that can be read",
+                hint="enrol this host anew: kmend enrol --again",
+            )
+        return bytes.fromhex(self._key.seed)
+
+    def coming_seed(self, machine: str) -> bytes:
+        """The private key of the identity to come, on disk when it is returned.
+
+        Args:
+            machine: digest of this machine.
+        """
+        kept = self._load("coming.key", Coming)
+        if kept is None or kept.machine != machine:
+            kept = Coming(machine, hostkey.make_seed().hex())
+            self._save("coming.key", kept, mode=0o600)
+        return bytes.fromhex(kept.seed)
 
     def keep(self, identity: Identity, seed: bytes) -> None:
-        """Become somebody: key first, so that an identity never stands without its key."""
-        durable.make_folder(self._folder)
-        durable.write_durably(self._folder / "host.key", f"{seed.hex()}\n".encode(), mode=0o600)
-        statefile.save(self._folder / "counter.json", Counter())
-        statefile.save(self._folder / "host.json", identity)
+        """Become somebody."""
         for name in ("offer.json", "acknowledged.json"):
-            durable.remove_durably(self._folder / name)
-        self._give_to_service()
+            self._remove(name)
+        self._key = Key(identity, seed.hex())
+        self._save("host.key", self._key, mode=0o600)
+        self._save("host.json", identity)
+        self._remove("coming.key")
+
+    def forget_coming(self) -> None:
+        """The key to come was refused; another one is made for the next try."""
+        self._remove("coming.key")
 
     def next_counter(self) -> int:
         """A counter that was never sent; on disk when it is returned.
@@ -95,33 +162,67 @@ class Credentials:
         Raises:
             SystemProblemError: it cannot be written; then nothing may be sent.
         """
-        kept = statefile.load(self._folder / "counter.json", Counter) or Counter()
+        kept = self._load("counter.json", Counter) or Counter()
         return self._write_counter(kept.value + 1)
 
     def counter_behind(self, last: int) -> None:
         """Go on from what the server has seen, if that is ahead."""
-        kept = statefile.load(self._folder / "counter.json", Counter) or Counter()
+        kept = self._load("counter.json", Counter) or Counter()
         if kept.value < last < MAX_COUNTER - 1:
             self._write_counter(last)
 
-    def _write_counter(self, value: int) -> int:
-        statefile.save(self._folder / "counter.json", Counter(value))
-        return value
+    def last_boot(self) -> str:
+        """The boot on which this host has checked in last; empty if it never has."""
+        kept = self._load("boots.json", Boots)
+        return kept.current if kept is not None else ""
 
     def boots(self, boot_id: str) -> Boots:
         """This boot and the one before."""
-        path = self._folder / "boots.json"
-        kept = statefile.load(path, Boots)
+        kept = self._load("boots.json", Boots)
         if kept is None or kept.current != boot_id:
             kept = Boots(boot_id, kept.current if kept is not None else "")
-            statefile.save(path, kept)
+            self._save("boots.json", kept)
         return kept
 
-    def _give_to_service(self) -> None:
-        """Root has written what the service's account must read; where there is no such account root runs the service."""
+    def _write_counter(self, value: int) -> int:
+        self._save("counter.json", Counter(value))
+        return value
+
+    def _load(self, name: str, kind: type[T]) -> T | None:
+        """A file of them; None if it is not there, or is nothing that was written here."""
+        try:
+            content = durable.read_bounded(self._folder / name, max_bytes=MAX_BYTES, follow=False)
+            return decode(kind, content, max_bytes=MAX_BYTES)
+        except (MalformedError, SystemProblemError):
+            return None
+
+    def _save(self, name: str, document: object, *, mode: int = 0o644) -> None:
+        owner = self._owner()
+        durable.make_folder(self._folder)
+        if owner is not None and self._folder.stat().st_uid == 0:
+            os.chown(self._folder, *owner, follow_symlinks=False)
+        durable.write_durably(self._folder / name, encode(document) + b"\n", mode=mode, owner=owner)
+
+    def _remove(self, name: str) -> None:
+        if self._folder.is_dir():
+            durable.remove_durably(self._folder / name)
+
+    def _owner(self) -> tuple[int, int] | None:
+        """Whom root writes for: the folder's owner, else the service's account; None where root runs the service, too."""
         if os.geteuid() != 0:
-            return
-        with contextlib.suppress(KeyError, OSError):
+            return None
+        with contextlib.suppress(OSError):
+            found = self._folder.stat()
+            if found.st_uid != 0:
+                return found.st_uid, found.st_gid
+        with contextlib.suppress(KeyError):
             account = pwd.getpwnam(ACCOUNT)
-            for path in (self._folder, *self._folder.glob("*.json"), self._folder / "host.key"):
-                os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+            return account.pw_uid, account.pw_gid
+        return None
+
+
+def _check_seed(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        if len(bytes.fromhex(text)) == hostkey.SEED_BYTES:
+            return
+    raise MalformedError("that is not a private key")

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kmend.agent import schedule
 from kmend.agent.config import Config
 from kmend.agent.session import Host, Session
 from kmend.agent.states import TRIED
@@ -20,15 +21,17 @@ class Turn:
     """What a check-in comes to.
 
     Attributes:
-        next: seconds until the next; 0 if it failed.
+        next: seconds until the next.
         look: the repository is to be looked at.
         back: a level that is being tried here, and that the server wants taken off; 0 for none.
+        frozen: the server's timestamp of the repository is older than what this host has verified.
         problem: why the check-in failed; None if it did not.
     """
 
     next: float
     look: bool
     back: int = 0
+    frozen: bool = False
     problem: KmendError | None = None
 
 
@@ -38,15 +41,22 @@ class Led:
     Args:
         tell: told what a person should know.
         wake: called from another thread when there is news.
+        draw: uniform random numbers in [0, 1).
     """
 
-    def __init__(self, host: Host, tell: Callable[[str], None], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, host: Host, tell: Callable[[str], None], wake: Callable[[], None], draw: Callable[[], float]
+    ) -> None:
         self._host = host
         self._tell = tell
         self._wake = wake
+        self._draw = draw
         self._transport: object = None
         self._waiter: object = None
+        self._failures = 0
         self._look_due = 0.0
+        self._look_failures = 0
+        self._look_earliest = 0.0
         self._state = 0
 
     def check_in(self, session: Session, config: Config) -> Turn:
@@ -58,24 +68,63 @@ class Led:
         if not isinstance(self._transport, Transport):
             self._transport = Transport(link.network(config, checking.network(config)))
         speaking = link.Link(self._host.paths, config.server.url, self._transport)
+        uptime = session.clock.uptime()
         try:
             done = speaking.check_in(session)
         except KmendError as problem:
-            return Turn(0, look=True, problem=problem)
-        if config.server.news:
-            self._wait(config)
+            return Turn(self._failed(session, problem), look=uptime >= self._look_earliest, problem=problem)
+        self._failures = 0
         kept, now = link.mirrored(self._host.paths), session.clock.now()
-        other = bool(done.timestamp) and done.timestamp != kept
-        if other and 0 < conversation.version_of(done.timestamp) < conversation.version_of(kept):
+        version, mine = conversation.version_of(done.timestamp), conversation.version_of(kept)
+        frozen = 0 < version < mine
+        if frozen:
             self._tell("the server gives an older timestamp of the repository than this host has verified")
-        look = done.changed or other or conversation.expired(kept, now) or session.clock.uptime() >= self._look_due
+        other = bool(done.timestamp) and done.timestamp != kept
+        wanted = done.changed or other or conversation.expired(kept, now) or uptime >= self._look_due
         back = self._back(session, done.offer.back if done.offer is not None else 0)
-        return Turn(done.next, look, back)
+        return Turn(
+            max(schedule.LEAST_CHECK_IN_SECONDS, done.next),
+            look=wanted and uptime >= self._look_earliest,
+            back=back,
+            frozen=frozen,
+        )
 
-    def looked(self, session: Session, *, looked: bool) -> None:
-        """All went well."""
-        if looked:
-            self._look_due = session.clock.uptime() + LOOK_SECONDS
+    def wait(self, config: Config) -> None:
+        """Hold a request at the server, in a thread, as the host that this one is now; once it has checked in."""
+        from kmend.agent import checking, link
+        from kmend.agent.identity import Credentials
+        from kmend.agent.waiting import Waiter
+        from kmend.trust.transport import Transport
+
+        credentials = Credentials(self._host.paths)
+        identity = credentials.identity()
+        if identity is None or identity.url != config.server.url.rstrip("/"):
+            return
+        if isinstance(self._waiter, Waiter):
+            if self._waiter.identity == identity:
+                return
+            self._waiter.close()
+        transport = Transport(link.network(config, checking.network(config)))
+        self._waiter = Waiter(transport, identity, credentials.seed(), self._wake, self._host.clock.now, self._draw)
+        self._waiter.start()
+
+    def looked(self, uptime: float, problem: KmendError | None) -> None:
+        """The repository was looked at; after failures less and less often, however often the host checks in."""
+        if problem is None:
+            self._look_failures, self._look_earliest, self._look_due = 0, 0.0, uptime + LOOK_SECONDS
+            return
+        self._look_failures += 1
+        retry_after = getattr(problem, "retry_after", None)
+        self._look_earliest = uptime + schedule.after_failure(
+            self._look_failures, 0, self._draw(), retry_after, longest=schedule.CHECK_IN_RETRY_SECONDS
+        )
+
+    def until_first(self, session: Session) -> float:
+        """Seconds until a service that has just started checks in."""
+        from kmend.agent.identity import Credentials
+
+        before = Credentials(self._host.paths).last_boot()
+        return schedule.until_check_in(self._draw(), other_boot=before != session.boot_id)
 
     def changed(self) -> bool:
         """Whether the loader, or a command, has published another state since the last check-in."""
@@ -89,14 +138,22 @@ class Led:
                 close()
         self._waiter = self._transport = None
 
+    def _failed(self, session: Session, problem: KmendError) -> float:
+        self._failures += 1
+        intent = session.journal.intent
+        tried = intent is not None and intent.state in TRIED
+        longest = schedule.TRIED_RETRY_SECONDS if tried else schedule.CHECK_IN_RETRY_SECONDS
+        retry_after = getattr(problem, "retry_after", None)
+        return schedule.after_failure(self._failures, 0, self._draw(), retry_after, longest=longest)
+
     def _back(self, session: Session, level: int) -> int:
+        """The level, if it is being tried; of any other the status says that taking it off was refused."""
         if not level:
             return 0
         intent = session.journal.intent
         if intent is not None and intent.level == level and intent.state in TRIED:
             return level
-        view = session.kernel.view()
-        loaded = session.loaded(view)
+        loaded = session.loaded(session.kernel.view())
         if loaded is not None and loaded.level == level:
             self._tell(f"the server wants level {level} taken off, which runs steadily here: refused")
         return 0
@@ -105,22 +162,3 @@ class Led:
         with contextlib.suppress(OSError):
             return (self._host.paths.run / "state.json").stat().st_mtime_ns
         return 0
-
-    def _wait(self, config: Config) -> None:
-        """Hold a request at the server, in a thread, as the host that this one is now."""
-        from kmend.agent import checking, link
-        from kmend.agent.identity import Credentials
-        from kmend.agent.waiting import Waiter
-        from kmend.trust.transport import Transport
-
-        credentials = Credentials(self._host.paths)
-        identity = credentials.identity()
-        if identity is None:
-            return
-        if isinstance(self._waiter, Waiter):
-            if self._waiter.identity == identity:
-                return
-            self._waiter.close()
-        transport = Transport(link.network(config, checking.network(config)))
-        self._waiter = Waiter(transport, identity, credentials.seed(), self._wake, self._host.clock.now)
-        self._waiter.start()

@@ -1,4 +1,4 @@
-"""Speaking to the server: check-ins, and the change of identity of a machine that finds itself to be a copy.
+"""Speaking to the server: the service's files and its connection, for the course of a check-in (`kmend.agent.exchange`).
 
 What comes from the server is bounded, and nothing of it is believed but an offer, which holds back or lets have what the
 publisher signed (docs/decisions/0021-host-protocol.md).
@@ -6,50 +6,33 @@ publisher signed (docs/decisions/0021-host-protocol.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from kmend.agent import conversation, machine, offers, reporting, statefile
+from kmend.agent import conversation, exchange, machine, offers, reporting, statefile
 from kmend.agent.config import Config
-from kmend.agent.conversation import Acknowledged, ClonedError, CounterBehindError, ServerError
+from kmend.agent.conversation import Acknowledged, ServerError
+from kmend.agent.exchange import CheckedIn, Message
 from kmend.agent.identity import Credentials, Identity
 from kmend.agent.paths import Paths
 from kmend.agent.session import Session
 from kmend.core import durable
-from kmend.core.document import encode
 from kmend.core.errors import SystemProblemError
-from kmend.core.wire import CHECK_IN_PATH, MAX_ANSWER_BYTES, SPLIT_PATH, Enrolled, Offer, Purpose
+from kmend.core.wire import MAX_ANSWER_BYTES, HostFacts, Offer, StateReport
 from kmend.trust import hostkey
 from kmend.trust.network import Network
 from kmend.trust.transport import Reply, Transport
 
-_ATTEMPTS = 4
-"""A counter that lies behind, a new identity, a state that is asked for: each once."""
 MAX_TIMESTAMP_BYTES = 64 * 1024
+T = TypeVar("T")
 
 
 class NotEnrolledError(ServerError):
     """A server is configured, and this host is not enrolled there."""
 
     kind: ClassVar[str] = "not-enrolled"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedIn:
-    """What a check-in brought.
-
-    Attributes:
-        next: seconds until the next is due.
-        offer: what holds now; None if the server does not know this host's kernel yet.
-        changed: the offer is another one than before.
-        timestamp: the repository's timestamp metadata, as the server gave it.
-    """
-
-    next: int
-    offer: Offer | None
-    changed: bool
-    timestamp: bytes
 
 
 def network(config: Config, base: Network) -> Network:
@@ -67,6 +50,22 @@ def mirrored(paths: Paths) -> bytes:
         return b""
 
 
+def drive(course: Generator[Message, Reply, T], url: str, transport: Transport) -> T:
+    """Send what a course of messages wants sent, until it is at its end; its result.
+
+    Raises:
+        TrustError: no answer came.
+    """
+    reply: Reply | None = None
+    try:
+        while True:
+            message = next(course) if reply is None else course.send(reply)
+            reply = transport.post(f"{url}{message.path}", message.body, message.headers, MAX_ANSWER_BYTES)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
 class Link:
     """The service's side of the protocol."""
 
@@ -74,20 +73,6 @@ class Link:
         self._paths = paths
         self._url = url.rstrip("/")
         self._transport = transport
-        self._credentials = Credentials(paths)
-
-    def identity(self) -> Identity:
-        """Who this host is.
-
-        Raises:
-            NotEnrolledError: nobody, to this server.
-        """
-        identity = self._credentials.identity()
-        if identity is None or identity.url != self._url:
-            raise NotEnrolledError(
-                f"this host is not enrolled at {self._url}", hint="enrol it: kmend enrol --server URL --key KEY"
-            )
-        return identity
 
     def check_in(self, session: Session) -> CheckedIn:
         """Check in once.
@@ -97,70 +82,70 @@ class Link:
             TrustError: the server cannot be reached.
             SystemProblemError: the counter cannot be kept; then nothing was sent.
         """
-        identity = self.identity()
-        full = False
-        for _ in range(_ATTEMPTS):
-            here = machine.noted(self._paths) or identity.machine
-            try:
-                if here != identity.machine:
-                    raise ClonedError("this machine is not the one that was enrolled")
-                taken = self._try(session, identity, here, full=full)
-            except CounterBehindError as problem:
-                self._credentials.counter_behind(problem.last)
-            except ClonedError:
-                identity = self._split(session, identity, here)
-                full = False
-            else:
-                if not taken.again:
-                    return self._keep(taken)
-                full = True
-        raise ServerError("the server does not come to an end with this host's check-in", hint="look at its log")
+        return drive(exchange.check_in(_Filed(self._paths, self._url, session)), self._url, self._transport)
 
-    def _try(self, session: Session, identity: Identity, here: str, *, full: bool) -> conversation.Taken:
-        kept = self._kept()
-        boots = self._credentials.boots(session.boot_id)
-        report = conversation.timed(reporting.report(session, here, boots, kept.at), kept, session.clock.now())
-        message = conversation.compose(
-            identity.host,
-            self._credentials.next_counter(),
-            report,
-            kept,
-            offered=offers.read(self._paths) is not None,
-            timestamp=conversation.version_of(mirrored(self._paths)),
-            full=full,
-        )
-        reply = self._post(CHECK_IN_PATH, Purpose.CHECK_IN, identity, encode(message))
-        return conversation.take(reply.status, reply.content, message, report, retry_after=reply.retry_after)
 
-    def _kept(self) -> Acknowledged:
-        return statefile.load(self._file, Acknowledged) or Acknowledged()
+class _Filed:
+    """This host, by its files; a `kmend.agent.exchange.Party`."""
+
+    def __init__(self, paths: Paths, url: str, session: Session) -> None:
+        self._paths = paths
+        self._url = url
+        self._session = session
+        self._credentials = Credentials(paths)
 
     @property
     def _file(self) -> Path:
         return self._paths.fetched / "acknowledged.json"
 
-    def _keep(self, taken: conversation.Taken) -> CheckedIn:
-        changed = taken.offer is not None and taken.offer != offers.read(self._paths)
-        if taken.offer is not None and changed:
-            offers.write(self._paths, taken.offer)
-        if taken.kept != self._kept():
-            statefile.save(self._file, taken.kept)
-        return CheckedIn(taken.next, offers.read(self._paths), changed, taken.timestamp.encode())
+    def identity(self) -> Identity:
+        identity = self._credentials.identity()
+        if identity is None or identity.url != self._url:
+            raise NotEnrolledError(
+                f"this host is not enrolled at {self._url}", hint="enrol it: kmend enrol --server URL --key KEY"
+            )
+        return identity
 
-    def _split(self, session: Session, identity: Identity, here: str) -> Identity:
-        """Become somebody else: this machine is a copy, or its disk was put into another one."""
-        seed = hostkey.make_seed()
-        message = conversation.split(identity.host, identity.server, seed, reporting.facts(session, here), hostkey.sign)
-        reply = self._post(SPLIT_PATH, Purpose.SPLIT, identity, encode(message))
-        if reply.status != 200:
-            raise conversation.refused(reply.status, reply.content, reply.retry_after)
-        enrolled = conversation.read(Enrolled, reply.content)
-        mine = Identity(enrolled.host, enrolled.server, self._url, here, parent=identity.host)
-        self._credentials.keep(mine, seed)
-        return mine
+    def machine(self) -> str:
+        return machine.noted(self._paths)
 
-    def _post(self, path: str, purpose: Purpose, identity: Identity, body: bytes) -> Reply:
-        told = conversation.headers(
-            identity.host, identity.server, self._credentials.seed(), purpose, body, hostkey.sign
-        )
-        return self._transport.post(f"{self._url}{path}", body, told, MAX_ANSWER_BYTES)
+    def sign(self, content: bytes) -> str:
+        return hostkey.sign(self._credentials.seed(), content)
+
+    def next_counter(self) -> int:
+        return self._credentials.next_counter()
+
+    def counter_behind(self, last: int) -> None:
+        self._credentials.counter_behind(last)
+
+    def kept(self) -> Acknowledged:
+        return statefile.load(self._file, Acknowledged) or Acknowledged()
+
+    def offer(self) -> Offer | None:
+        return offers.read(self._paths)
+
+    def take(self, kept: Acknowledged, offer: Offer | None) -> None:
+        if offer is not None:
+            offers.write(self._paths, offer)
+        statefile.save(self._file, kept)
+
+    def drop_offer(self) -> None:
+        durable.remove_durably(offers.path(self._paths))
+
+    def facts(self, machine: str) -> HostFacts:
+        return reporting.facts(self._session, machine)
+
+    def report(self, machine: str, at: int) -> StateReport:
+        return reporting.report(self._session, machine, self._credentials.boots(self._session.boot_id), at)
+
+    def mirrored(self) -> int:
+        return conversation.version_of(mirrored(self._paths))
+
+    def now(self) -> int:
+        return self._session.clock.now()
+
+    def coming_seed(self, machine: str) -> bytes:
+        return self._credentials.coming_seed(machine)
+
+    def become(self, identity: Identity, seed: bytes) -> None:
+        self._credentials.keep(identity, seed)

@@ -88,8 +88,8 @@ def _step(host: Host, request: Request | None) -> tuple[KmendError | None, float
                 _tend(session)
                 if request is not None and request.back:
                     problem = _go_back(session, request.back)
-                elif request is not None and request.update:
-                    problem = _update(session)
+                if request is not None and request.update:
+                    problem = _update(session) or problem
             finally:
                 if session.journal.state in UNDER_WAY:
                     session.journal.come_to_rest(State.IDLE)

@@ -64,7 +64,9 @@ class Service:
         self._reload = False
         self._stop = False
         self._news = False
-        self._led = Led(host, self._tell, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        self._frozen = False
+        self._waits = False
+        self._led = Led(host, self._tell, lambda: os.kill(os.getpid(), signal.SIGUSR1), draw)
         self._lively_until = 0.0
 
     def run(self) -> int:
@@ -72,6 +74,7 @@ class Service:
         signal.signal(signal.SIGHUP, self._on_reload)
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_news)
+        self._waits = True
         try:
             self._configure()
             self._notifier.ready()
@@ -109,9 +112,12 @@ class Service:
             self._tell(f"nothing is done: {stop.source}")
             return config.service.interval
         self._news = False
+        self._frozen = False
         try:
-            delay = self._follow(config) if config.server.url else self._look(config)
-            problem, kind = "", ""
+            delay, failed = self._follow(config) if config.server.url else (self._look(config), None)
+            problem, kind = (failed.message, failed.kind) if failed is not None else ("", "")
+            if failed is not None:
+                self._tell(f"{problem}. {failed.hint}" if failed.hint else problem)
         except TerminatedError:
             raise
         except KmendError as caught:
@@ -128,24 +134,37 @@ class Service:
         self._report(kind, problem, delay)
         return delay
 
-    def _follow(self, config: Config) -> float:
-        """Check in at the server, and look at the repository when that is due; returns the seconds until the next check-in."""
+    def _follow(self, config: Config) -> tuple[float, KmendError | None]:
+        """Check in at the server, and look at the repository when that is due; the seconds until the next, and what failed.
+
+        That the repository cannot be had delays no check-in: a host that is silent while it tries a level has failed.
+        """
         session = Session(self._host, config, _logger.info)
         turn = self._led.check_in(session, config)
-        if turn.look:
-            self._look(config)
+        problem, self._frozen = turn.problem, turn.frozen
+        if turn.back:
+            self._ask(update=False, back=turn.back)
+        elif turn.look:
+            failed = self._look_besides(config)
+            self._led.looked(self._clock.uptime(), failed)
+            problem = problem or failed
         else:
             self._go_on()
             self._tell("the server has nothing new")
-        if turn.back:
-            self._ask(update=False, back=turn.back)
         if session.journal.intent is not None:
             self._stay_lively(config)
-        if turn.problem is not None:
-            raise turn.problem
-        self._led.looked(session, looked=turn.look)
-        self._failures = 0
-        return turn.next
+        if self._waits and config.server.news and turn.problem is None:
+            self._led.wait(config)
+        return turn.next, problem
+
+    def _look_besides(self, config: Config) -> KmendError | None:
+        try:
+            self._look(config)
+        except TerminatedError:
+            raise
+        except KmendError as problem:
+            return problem
+        return None
 
     def _look(self, config: Config) -> float:
         from kmend.agent.fetching import Fetcher
@@ -212,7 +231,8 @@ class Service:
         try:
             build_id = Session(self._host, Config(), _logger.info).running.build_id
             handover.write_fetch(
-                self._paths, Fetch(build_id, now, good, kind, message[: handover.MAX_TEXT], now + int(delay))
+                self._paths,
+                Fetch(build_id, now, good, kind, message[: handover.MAX_TEXT], now + int(delay), self._frozen),
             )
         except KmendError as problem:
             self._tell(problem.message)
@@ -247,6 +267,8 @@ class Service:
             return 0
         interval, last = self._config.service.interval, 0
         try:
+            if self._config.server.url:
+                return self._led.until_first(Session(self._host, self._config, _logger.info))
             found = checking.last_check(Session(self._host, self._config, _logger.info))
             last = found.at if found is not None else 0
         except KmendError as problem:

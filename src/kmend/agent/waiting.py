@@ -6,20 +6,23 @@ one, the service goes on by its own times.
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import threading
 from collections.abc import Callable
 
-from kmend.agent import conversation
+from kmend.agent import conversation, exchange
 from kmend.agent.identity import Identity
-from kmend.core.document import encode
 from kmend.core.errors import KmendError
-from kmend.core.wire import MAX_ANSWER_BYTES, NEWS_PATH, News, NewsRequest, Purpose
+from kmend.core.wire import MAX_ANSWER_BYTES, News
 from kmend.trust import hostkey
 from kmend.trust.transport import Transport
 
 HOLD_SECONDS = 300
+PACE_SECONDS = 5.0
+"""Between two requests, however quickly the server answers: it must not keep a host busy."""
+MAX_SPREAD = 3600
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
 _logger = logging.getLogger(__name__)
 
@@ -44,15 +47,13 @@ class Waiter:
     ) -> None:
         self._transport = transport
         self.identity = identity
-        self._seed = seed
+        self._sign = functools.partial(hostkey.sign, seed)
         self._wake = wake
         self._now = now
         self._draw = draw
         self._stop = threading.Event()
         self._seen = ""
-        threading.stack_size(256 * 1024)
         self._thread = threading.Thread(target=self._work, name="news", daemon=True)
-        threading.stack_size(0)
 
     def start(self) -> None:
         """Begin to wait."""
@@ -66,6 +67,7 @@ class Waiter:
     def _work(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            known = bool(self._seen)
             try:
                 spread = self.ask()
             except KmendError as problem:
@@ -75,9 +77,12 @@ class Waiter:
                 _logger.info("no news can be waited for: %s", problem.message)
                 self._stop.wait(max(1.0, self._draw() * pause) + min(after, LONGEST_PAUSE))
                 continue
+            if spread is None and failures and not known:
+                spread = int(LONGEST_PAUSE)  # whatever happened before the first answer went unseen
             failures = 0
             if spread is not None and not self._stop.wait(self._draw() * spread):
                 self._wake()
+            self._stop.wait(PACE_SECONDS if known else 0.0)
 
     def ask(self) -> int | None:
         """Ask once; seconds within which to check in, None if there is no news.
@@ -86,16 +91,13 @@ class Waiter:
             ServerError, TrustError: it is refused, or the server cannot be reached.
         """
         first = not self._seen
-        message = NewsRequest(self.identity.host, self._seen, self._now(), HOLD_SECONDS)
-        body = encode(message)
-        told = conversation.headers(
-            self.identity.host, self.identity.server, self._seed, Purpose.NEWS, body, hostkey.sign
-        )
-        url = f"{self.identity.url}{NEWS_PATH}"
-        reply = self._transport.post(url, body, told, MAX_ANSWER_BYTES, wait=0.0 if first else HOLD_SECONDS)
+        message = exchange.news(self.identity, self._seen, self._now(), HOLD_SECONDS, self._sign)
+        url = f"{self.identity.url}{message.path}"
+        wait = 0.0 if first else HOLD_SECONDS
+        reply = self._transport.post(url, message.body, message.headers, MAX_ANSWER_BYTES, wait=wait)
         if reply.status != 200:
             raise conversation.refused(reply.status, reply.content, reply.retry_after)
         answer = conversation.read(News, reply.content)
         changed = answer.seen != self._seen
-        self._seen = answer.seen[:300]
-        return max(0, min(answer.spread, 3600)) if changed and not first else None
+        self._seen = answer.seen
+        return max(0, min(answer.spread, MAX_SPREAD)) if changed and not first else None

@@ -40,8 +40,11 @@ def make_folder(folder: Path, *, mode: int = 0o755) -> None:
         raise SystemProblemError(f"{folder} is not a folder")
 
 
-def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_durably(path: Path, content: bytes, *, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
     """Replace the file `path` by `content`, so that after a crash it holds all of the old or all of the new bytes.
+
+    Args:
+        owner: user and group that the file is given to before it has its name; only root may.
 
     Raises:
         SystemProblemError: the disk is full, read-only, or the folder is missing; the old file is untouched.
@@ -51,6 +54,8 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
+            if owner is not None:
+                os.fchown(stream.fileno(), *owner)
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())

@@ -303,6 +303,7 @@ class Enrolled:
     def __post_init__(self) -> None:
         check_host_id(self.host)
         _checked(_SERVER_ID, self.server, "a server's ID")
+        _check_text("ring", self.ring)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +398,7 @@ class Answer:
     def __post_init__(self) -> None:
         if not 1 <= self.next <= 7 * 86_400:
             raise MalformedError(f"a check-in in {self.next} seconds is not believable")
+        _check_text("answer", self.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +428,9 @@ class News:
 
     seen: str
     spread: int = 0
+
+    def __post_init__(self) -> None:
+        _check_text("seen", self.seen)
 
 
 @dataclass(frozen=True, slots=True)
