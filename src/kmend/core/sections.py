@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,8 @@ class _Reading:
     def _section(self, kind: Any, given: Mapping[str, _Member]) -> object:
         """One section from its members, each that does not go together with the others being a problem.
 
-        Members are taken in as long as the section accepts them; that is tried until no more go in, since one may need another.
+        Members are taken in as long as the section accepts them; that is tried until no more go in, since one may need another,
+        and two each other.
         """
         taken: dict[str, object] = {}
         left = dict(given)
@@ -170,12 +172,26 @@ class _Reading:
                 else:
                     taken[name] = member.value
             if len(refused) == len(left):
-                break
+                pair = self._pair(kind, taken, left)
+                if not pair:
+                    break
+                taken |= {name: left[name].value for name in pair}
+                refused = {name: message for name, message in refused.items() if name not in pair}
             left = {name: left[name] for name in refused}
         for name, message in refused.items():
             plain = message.removeprefix(f"{kind.__name__}: ").removeprefix(f"{kind.__name__}.")
             self._problems.append(Problem(given[name].origin, plain, f"see {self._described}"))
         return from_plain(kind, taken)
+
+    def _pair(self, kind: Any, taken: Mapping[str, object], left: Mapping[str, _Member]) -> tuple[str, ...]:
+        """Two members that go in together, and neither without the other; empty if there are none."""
+        for pair in itertools.combinations(left, 2):
+            try:
+                from_plain(kind, {**taken, **{name: left[name].value for name in pair}})
+            except MalformedError:
+                continue
+            return pair
+        return ()
 
     def _unknown_section(self, section: str, members: object) -> tuple[str, str] | None:
         if section not in self._sections:

@@ -67,6 +67,7 @@ def issue(folder: Path, names: Sequence[str], *, now: datetime.datetime) -> None
     Raises:
         CertificateFileError: the authority cannot be used, or a name cannot stand in a certificate.
     """
+    written = [_general_name(name) for name in names]
     authority = read_certificate(folder / "authority.pem")
     signer = _key(folder / "authority.key")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -81,7 +82,7 @@ def issue(folder: Path, names: Sequence[str], *, now: datetime.datetime) -> None
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(written), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         .sign(signer, hashes.SHA256())

@@ -40,6 +40,7 @@ def test_the_description_is_openapi_3_1_and_whole(asked: Asked) -> None:
 
 def _try(asked: Asked, who: Person, examples: int) -> None:
     schema = schemathesis.openapi.from_dict(document(asked))
+    found: Any
     for found in schema.get_all_operations():
         for mode in GenerationMode:
             _try_one(asked, who, found.ok().as_strategy(generation_mode=mode), examples)
