@@ -1,4 +1,4 @@
-"""Everything that can be configured of the server: `/etc/kmend/server.toml`, described in packaging/etc/server.toml."""
+"""Everything that can be configured of the server: `/etc/kmend/server.toml`, described in packaging/server/server.toml."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kmend.server.notices.mail import is_address
 
 DEFAULT_PATH = Path("/etc/kmend/server.toml")
 DEFAULT_DATA = "/var/lib/kmend-server"
-DESCRIBED = "packaging/etc/server.toml"
+DESCRIBED = "packaging/server/server.toml"
 
 
 class ServerConfigError(KmendError):

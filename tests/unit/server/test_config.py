@@ -13,7 +13,7 @@ from kmend.core.document import from_plain
 from kmend.core.errors import MalformedError
 from kmend.server.config import ServerConfig, ServerConfigError, read_address, read_config
 
-EXAMPLE = Path(__file__).parents[3] / "packaging/etc/server.toml"
+EXAMPLE = Path(__file__).parents[3] / "packaging/server/server.toml"
 
 
 def written(folder: Path, text: str) -> Path:

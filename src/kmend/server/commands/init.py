@@ -97,7 +97,7 @@ def _hand_over(config: Path, data: Path) -> None:
         entry = pwd.getpwnam(ACCOUNT)
     except KeyError:
         return
-    founding.give_to(ACCOUNT, [data])
+    founding.give_to(ACCOUNT, data)
     os.chown(config, 0, entry.pw_gid)
 
 

@@ -12,7 +12,7 @@ import pwd
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,12 @@ from kmend.server.config import ServerConfig, read_config
 from kmend.server.operations import authority
 from kmend.server.operations.errors import FoundedError, OperationError
 from kmend.server.store import Store, initialise, migrate, open_store, settings
-from kmend.trust import online
+from kmend.trust import layout, online
 
 FOUNDED = "founded_at"
 REQUEST_NAME = "online-keys.json"
+KEYS = "keys"
+"""The folder of the root and targets keys, if they are made here; no account but root's has to do with it."""
 FIRST_TOKEN = "first administrator"  # noqa: S105 - what the token is called
 TOKEN_DAYS = 365
 Say = Callable[[str], None]
@@ -97,6 +99,7 @@ def found(plan: Plan, *, now: datetime.datetime, say: Say) -> Founded:
     if not (config.data / "tls" / "server.pem").exists():
         authority.issue(config.data / "tls", plan.names, now=now)
     online.make(config.online)
+    _make_repository(config)
     # Whoever holds the database's file holds the server, so it is made for its owner alone.
     before = os.umask(0o077)
     try:
@@ -148,18 +151,17 @@ def rescue(store: Store, *, now: int) -> str:
     return store.transact(work)
 
 
-def give_to(user: str, paths: Sequence[Path]) -> None:
-    """Make everything below `paths` belong to an account.
+def give_to(user: str, data: Path) -> None:
+    """Make a data folder belong to the account that the server runs as; all but the keys that sign levels.
 
     Raises:
         SystemProblemError: there is no such account, or we may not.
     """
     try:
         entry = pwd.getpwnam(user)
-        for path in paths:
-            shutil.chown(path, entry.pw_uid, entry.pw_gid)
-            for found in path.rglob("*"):
-                os.chown(found, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+        for path in (data, *data.rglob("*")):
+            if data / KEYS not in (path, *path.parents):
+                os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
     except KeyError:
         raise SystemProblemError(f"there is no account {user}", hint="the package makes it") from None
     except OSError as problem:
@@ -206,7 +208,7 @@ def _token(connection: Connection, name: str, at: int) -> str:
 
 def _one_box(config: ServerConfig, request: Path, say: Say) -> Path:
     """Make all keys and the trust root on this machine, by the factory's own program."""
-    folder = config.data / "keys"
+    folder = config.data / KEYS
     factory = factory_program()
     if not (folder / "root.json").exists():
         # A folder of keys is never overwritten, so one that was half made must not stand in the way.
@@ -228,13 +230,21 @@ def _one_box(config: ServerConfig, request: Path, say: Say) -> Path:
     return folder
 
 
+def _make_repository(config: ServerConfig) -> None:
+    """The folder for a repository, empty, so that it is this server's account that may refresh what others publish into it."""
+    folder = config.repository_folder
+    if folder is not None:
+        durable.make_folder(folder / layout.METADATA)
+        (folder / ".lock").touch()
+
+
 def _make_config(plan: Plan, say: Say) -> None:
     if plan.config.exists():
         return
     port = plan.listen[0].rpartition(":")[2]
     name = f"[{plan.names[0]}]" if ":" in plan.names[0] else plan.names[0]
     lines = [
-        "# Made by kmend-server init; every member is described in /usr/share/doc/kmend-server/server.toml.",
+        "# Made by kmend-server init; packaging/server/server.toml describes every member, kmend-server check looks at it.",
         "[server]",
         f"data = {_quoted(str(plan.data))}",
         f"listen = [{', '.join(_quoted(address) for address in plan.listen)}]",

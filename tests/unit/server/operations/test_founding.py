@@ -196,3 +196,15 @@ def test_check_says_what_is_not_in_order(tmp_path: Path) -> None:
     (tmp_path / "data/tls/server.key").chmod(0o600)
     tree = json.loads(CliRunner().invoke(cli, [str(word) for word in options]).stdout)
     assert "certificate" in {finding["what"] for finding in tree["findings"] if not finding["good"]}
+
+
+def test_the_keys_that_sign_levels_are_not_given_to_the_servers_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(tmp_path, one_box=True)
+    data = config_of(tmp_path).data
+    given: list[Path] = []
+    monkeypatch.setattr(founding.os, "chown", lambda path, *_, **__: given.append(path))  # type: ignore[attr-defined]
+    founding.give_to("root", data)
+    assert {data, data / "kmend.sqlite", data / "online/snapshot.pem", data / "repository/metadata"} <= set(given)
+    assert not [path for path in given if data / "keys" in (path, *path.parents)]
