@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kmend.core.manifest import sha256_hex
 from kmend.factory.commands.keys import now, passphrase_for
 from kmend.factory.commands.output import json_option, print_json, say, step
 from kmend.trust.signing.keyfiles import KeyFolder
@@ -42,11 +43,11 @@ def command(
     if refresh == bool(builds or packages):
         raise click.UsageError("give folders or packages to publish, or --refresh")
     publisher = Publisher(repository, KeyFolder(folder, passphrase_for), now=now())
+    agent = [read_agent_file(path) for path in packages]
     if refresh:
         result = publisher.refresh()
     else:
         outputs = [read_build(build) for build in builds]
-        agent = [read_agent_file(path) for path in packages]
         with step("publish"):
             result = publisher.publish(outputs, channel=channel, agent=agent)
     for warning in result.warnings:
@@ -55,6 +56,8 @@ def command(
         print_json(result)
     else:
         _show(result)
+        for file in agent:
+            click.echo(f"{file.name} is published, to install the agent from: SHA-256 {sha256_hex(file.content)}")
 
 
 def _show(result: Published) -> None:
@@ -62,6 +65,4 @@ def _show(result: Published) -> None:
         cves = ", ".join(level.cves) or "no CVE"
         signed = "" if level.signed else " (not signed for the kernel)"
         click.echo(f"{level.ref}: level {level.level} is published as {level.module}{signed}: {cves}")
-    for name in result.agent:
-        click.echo(f"{name} is published, to install the agent from")
     click.echo(f"repository version {result.timestamp_version}; refresh it within a week")

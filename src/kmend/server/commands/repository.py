@@ -12,6 +12,7 @@ from kmend.core.manifest import sha256_hex
 from kmend.server.commands.output import json_option, print_json
 from kmend.server.commands.parameters import config_option, now
 from kmend.server.config import read_config
+from kmend.server.operations import founding
 from kmend.server.repository import refreshing
 from kmend.server.repository.errors import RepositoryError
 from kmend.server.repository.objects import Bucket
@@ -44,6 +45,22 @@ def adopt(root: Path, config_path: Path, as_json: bool) -> None:
         return
     click.echo(f"trust root version {adopted.version}, until {adopted.expires:%Y-%m-%d}, SHA-256 {sha256_hex(content)}")
     click.echo("it names this server's online keys" if ours else "it does not name this server's online keys")
+
+
+@command.command()
+@config_option
+@json_option
+def request(config_path: Path, as_json: bool) -> None:
+    """Make what online keys are missing, and a request that the root keys name them: `kmend-factory keys admit`.
+
+    For new ones, move the old ones out of the data folder's `online` first.
+    """
+    config = read_config(config_path)
+    path = founding.make_request(config)
+    if as_json:
+        print_json({"request": str(path)})
+    else:
+        click.echo(f"carry this to where the root keys are:  {path}")
 
 
 @command.command()

@@ -7,7 +7,7 @@ import logging
 import ssl
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, case, delete, func, select
 
 from kmend.server import notices, rollouts
 from kmend.server.config import ServerConfig
@@ -79,11 +79,10 @@ class Duties:
 
     def _tend_hosts(self, connection: Connection, now: int) -> None:
         upkeep.expire(connection, now)
-        silent = upkeep.silent(connection, now, seconds=SILENT_INTERVALS * self.config.server.interval)
+        late = SILENT_INTERVALS * self.config.server.interval
+        silent = upkeep.silent(connection, now, seconds=late)
         if silent > self._silent:
-            body = (
-                f"{silent} hosts have missed {SILENT_INTERVALS} check-ins; kmend-server hosts list --overdue names them"
-            )
+            body = f"{silent} hosts have missed {SILENT_INTERVALS} check-ins; kmend-server hosts list --seen-before {late // 60}m"
             notices.post(connection, Event.HOST_SILENT, "hosts", body, now)
         self._silent = silent
 
@@ -117,7 +116,9 @@ class Duties:
 
 def count(connection: Connection, now: int, *, attempts: int) -> None:
     """Set the gauges that are counted in the database."""
-    for gauge, column in ((metrics.hosts, tables.hosts.c.state), (metrics.rollouts, tables.rollouts.c.state)):
+    rollouts_table = tables.rollouts.c
+    status = case((rollouts_table.override != "", rollouts_table.override), else_=rollouts_table.state)
+    for gauge, column in ((metrics.hosts, tables.hosts.c.state), (metrics.rollouts, status)):
         found = connection.execute(select(column, func.count()).group_by(column)).all()
         gauge.clear()
         for word, number in found:

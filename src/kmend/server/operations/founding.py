@@ -11,10 +11,12 @@ import os
 import pwd
 import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
@@ -116,9 +118,7 @@ def found(plan: Plan, *, now: datetime.datetime, say: Say) -> Founded:
                     f"there is a server in {config.data} already; nothing was changed",
                     hint="kmend-server rescue makes a new administrator's token, on this machine only",
                 )
-        request = config.data / REQUEST_NAME
-        keys = online.OnlineKeys(config.online)
-        durable.write_durably(request, online.request(keys, plan.names[0]))
+        request = make_request(config)
         folder = _one_box(config, request, say) if plan.one_box else None
         at = int(now.timestamp())
         initialise(store, secrets.token_hex(16), at)
@@ -134,6 +134,15 @@ def found(plan: Plan, *, now: datetime.datetime, say: Say) -> Founded:
         None if plan.one_box else request,
         folder,
     )
+
+
+def make_request(config: ServerConfig) -> Path:
+    """Make what online keys are missing, and the file that asks for them to be named in the trust root."""
+    online.make(config.online)
+    machine = urlsplit(config.server.public_url).hostname or socket.gethostname()
+    path = config.data / REQUEST_NAME
+    durable.write_durably(path, online.request(online.OnlineKeys(config.online), machine))
+    return path
 
 
 def founded_at(connection: Connection) -> int | None:
