@@ -9,6 +9,7 @@ The key goes to the server and is kept nowhere. What is kept: the server's autho
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from kmend.agent.identity import Credentials
 from kmend.agent.session import Session
 from kmend.core import durable
 from kmend.core.errors import SystemProblemError, UsageError
+from kmend.trust import hostkey
 from kmend.trust.pinning import fetch_authority
 from kmend.trust.transport import Transport
 
@@ -104,7 +106,8 @@ def enrol(session: Session, wanted: Wanted) -> Membership:
     here = machine.digest(session.paths)
     seed = credentials.coming_seed(here)
     with contextlib.closing(Transport(link.network(config, checking.network(session.config)))) as transport:
-        course = exchange.enrol(wanted.key, url, seed, reporting.facts(session, here))
+        facts, sign = reporting.facts(session, here), functools.partial(hostkey.sign, seed)
+        course = exchange.enrol(wanted.key, url, hostkey.public_key(seed), facts, sign)
         try:
             identity, ring = link.drive(course, url, transport)
         except ServerError as problem:

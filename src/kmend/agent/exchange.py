@@ -6,7 +6,6 @@ connection (`kmend.agent.link`); simulated hosts drive the same code with a memo
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,7 +27,6 @@ from kmend.core.wire import (
     Purpose,
     StateReport,
 )
-from kmend.trust import hostkey
 from kmend.trust.transport import Reply
 
 ATTEMPTS = 4
@@ -145,19 +143,20 @@ def check_in(party: Party) -> Generator[Message, Reply, CheckedIn]:
     raise ServerError("the server does not come to an end with this host's check-in", hint="look at its log")
 
 
-def enrol(key: str, url: str, seed: bytes, facts: HostFacts) -> Generator[Message, Reply, tuple[Identity, str]]:
+def enrol(
+    key: str, url: str, public_key: str, facts: HostFacts, sign: conversation.Sign
+) -> Generator[Message, Reply, tuple[Identity, str]]:
     """Be taken into a fleet; the identity, and the ring.
 
     Args:
         key: of enrolment.
-        seed: the new identity's private key.
+        public_key: the new identity's own; `sign` signs with its private one.
 
     Raises:
         ServerError: it is refused.
     """
-    body = encode(Enrolment(key, hostkey.public_key(seed), facts))
-    headers = conversation.headers("", "", Purpose.ENROL, body, functools.partial(hostkey.sign, seed))
-    reply = yield Message(ENROL_PATH, body, headers)
+    body = encode(Enrolment(key, public_key, facts))
+    reply = yield Message(ENROL_PATH, body, conversation.headers("", "", Purpose.ENROL, body, sign))
     enrolled = _enrolled(reply)
     return Identity(enrolled.host, enrolled.server, url, facts.machine), enrolled.ring
 

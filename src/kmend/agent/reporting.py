@@ -53,7 +53,7 @@ def from_status(session: Session, now: Status, told: HostFacts, boots: Boots, at
         at=at,
         boot_id=now.boot_id,
         kernel=RunningBuild(
-            now.kernel.build_id, _line(now.kernel.release), _line(now.kernel.version), _line(os.uname().machine)
+            now.kernel.build_id, line(now.kernel.release), line(now.kernel.version), line(os.uname().machine)
         ),
         facts=told,
         state=now.state,
@@ -61,12 +61,12 @@ def from_status(session: Session, now: Status, told: HostFacts, boots: Boots, at
         if livepatch is not None and livepatch.state == "in-force" and livepatch.level
         else None,
         trying=_trying(session),
-        failures=tuple(_failure(entry) for entry in _newest(now.quarantine) if entry.build_id == now.kernel.build_id),
-        withheld=tuple(_withheld(obstacle) for obstacle in now.blocked[:MAX_ITEMS]),
-        remarks=tuple(Remark(_line(item.code), _line(item.message)) for item in now.conditions[:MAX_ITEMS]),
+        failures=tuple(failure(entry) for entry in newest(now.quarantine) if entry.build_id == now.kernel.build_id),
+        withheld=tuple(withheld(obstacle) for obstacle in now.blocked[:MAX_ITEMS]),
+        remarks=tuple(Remark(line(item.code), line(item.message)) for item in now.conditions[:MAX_ITEMS]),
         clean_boot=clean,
         tainted=preflight.tainted(session.kernel),
-        stopped=_line(now.stopped),
+        stopped=line(now.stopped),
         accepts_return=session.config.policy.server_return == "allow",
         supported=now.supported,
     )
@@ -79,11 +79,11 @@ def facts(session: Session, machine: str) -> HostFacts:
         read_kernel_file(root / f"sys/class/dmi/id/{name}").strip() for name in ("sys_vendor", "product_name")
     )
     return HostFacts(
-        name=_line(socket.gethostname()) or "localhost",
+        name=line(socket.gethostname()) or "localhost",
         machine=machine,
-        hardware=_line(f"{vendor} {product}".strip()),
-        role=_line(session.config.server.role),
-        distro=_line(_distro(read_kernel_file(root / "etc/os-release"))),
+        hardware=line(f"{vendor} {product}".strip()),
+        role=line(session.config.server.role),
+        distro=line(_distro(read_kernel_file(root / "etc/os-release"))),
         processors=os.cpu_count() or 0,
         memory_mib=_memory(read_kernel_file(root / "proc/meminfo")),
         agent=__version__,
@@ -106,15 +106,18 @@ def _held(session: Session, level: int, module: str) -> HeldLevel:
     return HeldLevel(level, module, manifest.module.sha256 if manifest is not None else "")
 
 
-def _newest(entries: tuple[Entry, ...]) -> list[Entry]:
+def newest(entries: tuple[Entry, ...]) -> list[Entry]:
+    """As many entries of the quarantine as a report holds."""
     return sorted(entries, key=lambda entry: -entry.at)[:MAX_ITEMS]
 
 
-def _failure(entry: Entry) -> Failure:
-    return Failure(entry.level, entry.module, entry.cause.value, _line(entry.message), entry.at)
+def failure(entry: Entry) -> Failure:
+    """An entry of the quarantine, as it is reported."""
+    return Failure(entry.level, entry.module, entry.cause.value, line(entry.message), entry.at)
 
 
-def _withheld(obstacle: Obstacle) -> WithheldLevel:
+def withheld(obstacle: Obstacle) -> WithheldLevel:
+    """A level that is passed over, as it is reported."""
     rules = tuple(rule.rule.value for rule in obstacle.rules)
     if not rules:
         rules = ("recall",) if obstacle.recalled else ("quarantine",) if obstacle.quarantined else ("regression",)
@@ -134,6 +137,6 @@ def _memory(meminfo: str) -> int:
     return 0
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
     """One line, as long as a message takes."""
     return "".join(letter if letter.isprintable() else " " for letter in text)[:MAX_TEXT]
