@@ -42,6 +42,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._expect()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's."""
         self._stop()
@@ -49,8 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, unless the head has become too long."""
-        cycle: RequestResponseCycle | None = self.cycle
-        if self._timer is None and (cycle is None or cycle.response_complete):
+        if self._timer is None and self.idle:
             self._expect()
         super().data_received(data)
         if self._arrived or self._timer is None:

@@ -39,6 +39,8 @@ from kmend.server.store import Store, open_store
 
 GRACE_SECONDS = 20
 """What requests under way get at the end."""
+FAREWELL_SECONDS = 0.5
+"""What connections without a request get."""
 KEEP_ALIVE_SECONDS = 75
 _MAX_TOKEN = 4096
 _logger = logging.getLogger(__name__)
@@ -174,7 +176,19 @@ class _Server(uvicorn.Server):
         """Let waiting hosts go first: they would keep their connections for minutes."""
         self._notifier.stopping()
         self._process.services.release()
-        await super().shutdown(sockets=sockets)
+        cutting = asyncio.ensure_future(self._cut_idle())
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            cutting.cancel()
+
+    async def _cut_idle(self) -> None:
+        """Cut kept connections on which nothing goes on: their owners do not listen, and would not answer TLS's farewell."""
+        while True:
+            await asyncio.sleep(FAREWELL_SECONDS)
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedProtocol) and connection.idle:
+                    connection.transport.abort()
 
     def _end(self) -> None:
         self.should_exit = True
