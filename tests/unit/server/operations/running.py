@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -18,6 +19,13 @@ from kmend.server.operations.founding import Founded, Plan
 PATIENCE = 40
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 class Running:
     """Made by `init`, and run.
 
@@ -26,16 +34,18 @@ class Running:
         extra: configuration, besides; a text of TOML.
     """
 
-    def __init__(self, folder: Path, *options: str, extra: str = "") -> None:
+    def __init__(self, folder: Path, *options: str, extra: str = "", one_box: bool = False) -> None:
         self.folder = folder
         self.config = folder / "server.toml"
         now = datetime.datetime.now(datetime.timezone.utc)
-        plan = Plan(self.config, folder / "data", ("localhost", "127.0.0.1"), ("127.0.0.1:8443",))
+        plan = Plan(
+            self.config, folder / "data", ("localhost", "127.0.0.1"), (f"127.0.0.1:{free_port()}",), "", one_box
+        )
         self.made: Founded = founding.found(plan, now=now, say=lambda _: None)
         self.config.write_text(self.config.read_text() + extra)
         self.authority = folder / "data/tls/authority.pem"
         self.errors = (folder / "errors").open("w+")
-        words = [sys.executable, "-m", "kmend.server", "run", "--config", str(self.config), "--port", "0", *options]
+        words = [sys.executable, "-m", "kmend.server", "run", "--config", str(self.config), *options]
         self.process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=dict(os.environ)
         )
