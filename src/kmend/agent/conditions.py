@@ -31,6 +31,8 @@ CODES = {
     "withheld": 30,
     "regression": 30,
     "update-available": 10,
+    "return-refused": 0,
+    "frozen": 0,
     "not-offered": 0,
 }
 """Every condition there is, the worst first, and its exit code."""
@@ -64,6 +66,8 @@ class Seen:
         obstacles: newer levels that are passed over.
         waiting: the level that an update would load, None for none.
         recalled: why the loaded level should no longer be loaded, empty if nothing says so.
+        refused: a level that the server wants taken off, and that stays: it is not being tried, or policy forbids it; 0 for none.
+        frozen: the server gives an older timestamp of the repository than this host has verified.
     """
 
     check: str
@@ -76,6 +80,8 @@ class Seen:
     obstacles: tuple[Obstacle, ...]
     waiting: int | None
     recalled: str = ""
+    refused: int = 0
+    frozen: bool = False
 
 
 def judge(seen: Seen) -> tuple[Condition, ...]:
@@ -108,6 +114,10 @@ def judge(seen: Seen) -> tuple[Condition, ...]:
             else "regression"
         )
         found.setdefault(code, f"level {obstacle.level}: {obstacle.reason}")
+    if seen.refused:
+        found["return-refused"] = f"the server wants level {seen.refused} taken off, which was refused"
+    if seen.frozen:
+        found["frozen"] = "the server gives an older timestamp of the repository than this host has verified"
     if seen.waiting is not None:
         found["update-available"] = f"level {seen.waiting} is available"
     return tuple(Condition(code, CODES[code], found[code]) for code in CODES if code in found)

@@ -40,6 +40,9 @@ DEFAULTS: Mapping[str, Severity] = {
     "withheld": Severity.OK,
     "regression": Severity.WARNING,
     "update-available": Severity.WARNING,
+    "return-refused": Severity.CRITICAL,
+    "frozen": Severity.WARNING,
+    "not-offered": Severity.OK,
 }
 _ORDER = (Severity.OK, Severity.UNKNOWN, Severity.WARNING, Severity.CRITICAL)
 

@@ -104,6 +104,8 @@ def held_back(obstacle: Obstacle, now: int) -> str:
     """Why a level is not loaded by itself, and for how long."""
     if not obstacle.rules:
         return obstacle.reason
+    if obstacle.by_server_alone:
+        return f"{obstacle.reason}; until the server offers it"
     if obstacle.until is None:
         return f"{obstacle.reason}; until the configuration changes"
     return f"{obstacle.reason}; until {moment(obstacle.until)}, {duration(obstacle.until - now)} from now"

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmend import __version__
-from kmend.agent import checking, conditions, effective, failpoint, metrics, preflight, rebooting, recalled, stopping
+from kmend.agent import (
+    checking,
+    conditions,
+    effective,
+    failpoint,
+    handover,
+    metrics,
+    offers,
+    preflight,
+    rebooting,
+    recalled,
+    stopping,
+)
 from kmend.agent.checking import LevelSummary
 from kmend.agent.choice import Obstacle
 from kmend.agent.conditions import Condition, Seen
@@ -15,7 +27,7 @@ from kmend.agent.quarantine import Entry
 from kmend.agent.rebooting import Reboot
 from kmend.agent.recovery import TAINT_DIE
 from kmend.agent.session import Session
-from kmend.agent.states import standing
+from kmend.agent.states import TRIED, State, standing
 from kmend.core import durable
 from kmend.core.document import encode
 from kmend.core.errors import KmendError
@@ -177,6 +189,8 @@ def describe(session: Session, *, repository: str) -> Status:
             obstacles=outlook.obstacles,
             waiting=outlook.manifest.level if outlook.manifest is not None else None,
             recalled=recalled.reason(recalled.known(session), loaded) if loaded is not None else "",
+            refused=_refused(session, loaded),
+            frozen=_frozen(session),
         )
     )
     code, word = conditions.summary(found)
@@ -235,6 +249,21 @@ def announce(session: Session) -> None:
         publish(session, describe(session, repository=session.config.repository.url))
     except KmendError as problem:
         session.say(f"cannot publish the state: {problem.message}")
+
+
+def _refused(session: Session, loaded: Manifest | None) -> int:
+    """The loaded level, if the server wants it taken off and it stays all the same."""
+    offer = offers.read(session.paths) if session.config.server.url else None
+    if offer is None or loaded is None or (offer.build_id, offer.back) != (session.running.build_id, loaded.level):
+        return 0
+    intent = session.journal.intent
+    tried = intent is not None and intent.level == loaded.level and intent.state in (*TRIED, State.REVERTING)
+    return 0 if tried and session.config.policy.server_return == "allow" else loaded.level
+
+
+def _frozen(session: Session) -> bool:
+    said = handover.read_fetch(session.paths) if session.config.server.url else None
+    return said is not None and said.frozen
 
 
 def _check_condition(check: CheckStatus | None) -> tuple[str, str]:

@@ -150,7 +150,8 @@ def test_config_show_tells_where_each_value_comes_from_and_no_login(machine: Mac
     machine.configure('[network]\n\nproxy = "http://u:SECRET@proxy.example:3128"\n', "agent.toml.d/10-proxy.toml")
     text = machine.must("config", "show")
     assert "SECRET" not in text
-    rows = {row.split(" = ")[0]: row.split("# ")[-1] for row in text.splitlines() if " = " in row}
+    lines = [row for row in text.splitlines() if " = " in row]
+    rows = {row.split(" = ")[0]: row.split("# ")[-1] for row in reversed(lines)}  # the first of two sections counts
     assert rows["url"] == "agent.toml line 2"
     assert rows["proxy"] == "agent.toml.d/10-proxy.toml line 3"
     assert rows["soak"] == "default"

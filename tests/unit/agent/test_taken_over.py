@@ -175,12 +175,12 @@ def test_a_service_that_asks_without_end_leaves_room_for_others(
     steps: list[float] = []
     real = loading._step
 
-    def step(host: Host, *, wanted: bool) -> tuple[KmendError | None, float | None]:
+    def step(host: Host, asked: Request | None) -> tuple[KmendError | None, float | None]:
         steps.append(machine.clock.uptime())
         handover.write_request(machine.paths, Request(len(steps) + 1, update=True))
         if len(steps) > 20:
             raise TerminatedError("enough")
-        return real(host, wanted=wanted)
+        return real(host, asked)
 
     monkeypatch.setattr(loading, "_step", step)
     handover.write_request(machine.paths, Request(1, update=True))
