@@ -40,7 +40,7 @@ class Services:
         def circumstances() -> Circumstances:
             return Circumstances(server_id, mirror.timestamp().text, config.server.interval, clock())
 
-        batcher = Batcher(store, Rollouts(), circumstances)
+        batcher = Batcher(store, Rollouts(), circumstances, most=config.limits.waiting)
         return cls(store, config, mirror, clock, server_id, batcher, Hold(store, most=config.limits.held))
 
     def release(self) -> None:

@@ -29,6 +29,7 @@ class Batcher:
     Args:
         circumstances: asked for anew for every batch.
         gather: how long the first of a batch waits for others, in seconds.
+        most: so many wait at most; others are told to come back later.
     """
 
     def __init__(
@@ -38,12 +39,13 @@ class Batcher:
         circumstances: Callable[[], Circumstances],
         *,
         gather: float = GATHER_SECONDS,
+        most: int = MAX_WAITING,
     ) -> None:
         self._store = store
         self._directions = directions
         self._circumstances = circumstances
         self._gather = gather
-        self._waiting: queue.Queue[tuple[Received, Future[Answered]] | None] = queue.Queue(MAX_WAITING)
+        self._waiting: queue.Queue[tuple[Received, Future[Answered]] | None] = queue.Queue(most)
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="check-ins", daemon=True)
         self._thread.start()

@@ -19,6 +19,18 @@ from kmend.server.config import LogSection
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 """Of the request that is being answered; empty outside of one."""
 
+_CHATTY = (
+    "uvicorn",
+    "uvicorn.error",
+    "uvicorn.access",
+    "alembic",
+    "urllib3",
+    "sqlalchemy",
+    "asyncio",
+    "tuf",
+    "securesystemslib",
+)
+"""Libraries whose everyday remarks help nobody here."""
 _MAX_MESSAGE = 4000
 _SECRETS = re.compile(
     r"kmend_[a-z]{3,12}_[a-z2-7]{16,}"  # tokens, enrolment keys, webhook secrets
@@ -43,7 +55,7 @@ def set_up(section: LogSection) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[section.level])
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic", "urllib3", "sqlalchemy", "asyncio"):
+    for name in _CHATTY:
         logger = logging.getLogger(name)
         logger.handlers[:] = []
         logger.propagate = True
