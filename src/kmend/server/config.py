@@ -211,17 +211,17 @@ class LimitsSection:
     """What one process takes on before it says: later.
 
     Attributes:
-        connections: open connections, held requests among them.
+        requests: under way at once, those that wait for news among them.
         waiting: check-ins that wait for the database; more are answered 503 with Retry-After.
         held: requests that wait for news.
     """
 
-    connections: int = 20_000
+    requests: int = 20_000
     waiting: int = 4096
     held: int = 15_000
 
     def __post_init__(self) -> None:
-        _check_range("connections", self.connections, 16, 1_000_000)
+        _check_range("requests", self.requests, 16, 1_000_000)
         _check_range("waiting", self.waiting, 16, 1_000_000)
         _check_range("held", self.held, 0, 1_000_000)
 

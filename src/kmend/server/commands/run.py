@@ -12,7 +12,7 @@ from kmend.core.notifying import Notifier
 from kmend.server.commands.parameters import config_option
 from kmend.server.config import read_address, read_config
 from kmend.server.operations import logs, supervising
-from kmend.server.operations.listening import listen, shown
+from kmend.server.operations.listening import listen, raise_file_limit, shown
 
 
 @click.command()
@@ -46,6 +46,7 @@ def command(
             raise click.UsageError(problem.message) from None
     config = read_config(config_path)
     logs.set_up(config.log)
+    raise_file_limit()
     count = 1 if descriptors else processes or config.server.processes
     if count > 1:
         supervising.run(config_path, config, count, port=port, stop_after=stop_after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Sequence
 
@@ -37,6 +38,13 @@ def listen(addresses: Sequence[str], *, port: int | None = None, shared: bool = 
             hint="another program has that port, or this account may not use it (below 1024)",
         ) from None
     return found
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many connections as it may: each is a descriptor, and the usual limit is that of a shell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def port_of(sock: socket.socket) -> int:

@@ -95,7 +95,7 @@ def build(config: ServerConfig, *, clock: Callable[[], int] = whole_seconds) -> 
             files=RepositoryFiles(source) if source is not None else None,
             authority=config.authority.read_text("ascii") if config.authority is not None else "",
             metrics_token=_secret(config.metrics.token_file),
-            busy_at=config.limits.connections,
+            busy_at=config.limits.requests,
             log_requests=config.log.requests,
         )
         return Process(config, store, services, duties, Clockwork(store, duties.all(), clock), outer, tls)
