@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,13 +29,34 @@ class RealTime(SimulatedClock):
         return Clock().now()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a host finds everything: the server's URL, with the repository below it.
+
+    Attributes:
+        root: the trust root's file.
+        network: lines for the section of that name.
+        pin: of the server's authority; empty where there is no TLS.
+    """
+
+    url: str
+    root: Path
+    network: str = ""
+    pin: str = ""
+
+    @classmethod
+    def of(cls, served: Served) -> Place:
+        trust = f'ca_file = "{served.authority}"\nsystem_ca = false\n'
+        return cls(served.url, served.data / "root.json", trust, served.made["pin"])
+
+
 class Member:
     """A host of the fleet: its service and its loader are called as systemd would call them."""
 
-    def __init__(self, folder: Path, served: Served, name: str) -> None:
+    def __init__(self, folder: Path, place: Place, name: str) -> None:
         self.paths = Paths(folder / name)
         self.name = name
-        self.served = served
+        self.place = place
         self.kernel = SimulatedKernel(self.paths)
         self.boot()
         self.clock = RealTime(self.kernel)
@@ -49,16 +72,15 @@ class Member:
     def configure(self, more: str = "") -> None:
         """Repository and timing; `kmend enrol` adds the server."""
         self.paths.config.mkdir(parents=True, exist_ok=True)
-        (self.paths.config / "root.json").write_bytes((self.served.data / "root.json").read_bytes())
+        (self.paths.config / "root.json").write_bytes(self.place.root.read_bytes())
         (self.paths.config / "agent.toml").write_text(
-            f'[repository]\nurl = "{self.served.url}/repository"\n'
-            f'[network]\nca_file = "{self.served.authority}"\nsystem_ca = false\nattempts = 1\n'
+            f'[repository]\nurl = "{self.place.url}/repository"\n[network]\nattempts = 1\n{self.place.network}'
             f"[timing]\nsoak = 30\nremove_after = 1\n{more}"
         )
 
     def enrol(self, secret: str) -> int:
-        pin = self.served.made["pin"]
-        status = main(["enrol", "--server", self.served.url, "--pin", pin, "--key", secret, "--json"], host=self.host)
+        words = ["enrol", "--server", self.place.url, "--pin", self.place.pin, "--key", secret, "--json"]
+        status = main(words, host=self.host)
         # Without the held request: a test says itself when the host checks in.
         (self.paths.config / "agent.toml.d/30-test.toml").write_text("[server]\nnews = false\n")
         return status
@@ -72,7 +94,8 @@ class Member:
     def load(self) -> None:
         request, handled = handover.read_request(self.paths), handover.read_handled(self.paths)
         if request is not None and request.number != (handled.number if handled else None):
-            loading.serve(dataclasses.replace(self.host, clock=_Impatient(self.kernel)))
+            with contextlib.suppress(_EnoughError):
+                loading.serve(dataclasses.replace(self.host, clock=_Impatient(self.kernel)))
 
     def soak(self) -> None:
         """Let the soak pass, and the loader see to it."""
@@ -117,7 +140,7 @@ def join(tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> Ite
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
 
     def make(name: str, ring: str = "default", *, enrolled: bool = True, more: str = "") -> Member:
-        member = Member(tmp_path / "hosts", served, name)
+        member = Member(tmp_path / "hosts", Place.of(served), name)
         member.configure(more)
         if enrolled:
             key = served.command("keys", "create", "--ring", ring, "--expires", "1h", "--json")

@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,18 @@ class Served:
         assert done.returncode == 0, (words, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
         return json.loads(done.stdout) if done.stdout.strip() else None
 
-    def publish(self, *levels: int, bad: Sequence[int] = ()) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait for something that the server does by itself."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log()[-3000:]
+            time.sleep(0.2)
+
+    def wait_for_level(self, level: int) -> None:
+        """Wait until the server has read a level from the repository."""
+        self.wait_until(lambda: any(row["level"] == level for row in self.command("levels", "--json")))
+
+    def publish(self, *levels: int) -> None:
         """Publish sample levels: level N closes the first N CVEs."""
         builds = []
         for level in levels:

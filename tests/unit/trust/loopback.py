@@ -28,6 +28,7 @@ class Request:
     method: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
 
 @dataclass(slots=True)
@@ -108,10 +109,18 @@ def _exchange(sock: socket.socket, server: Loopback, script: Script, stop: threa
             return False
         head += piece
         server.received += len(piece)
-    first, *lines = head.split(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    head, _, body = head.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
     method, path, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    request = Request(method, path, headers)
+    length = int(headers.get("content-length", "0"))
+    while len(body) < length:
+        piece = sock.recv(65536)
+        if not piece:
+            return False
+        body += piece
+        server.received += len(piece)
+    request = Request(method, path, headers, body[:length])
     server.requests.append(request)
     steps = script(request)
     for step in [steps] if isinstance(steps, bytes) else steps:
