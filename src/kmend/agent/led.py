@@ -57,7 +57,14 @@ class Led:
         self._look_due = 0.0
         self._look_failures = 0
         self._look_earliest = 0.0
+        self._look_problem: KmendError | None = None
+        self._quiet_until = 0.0
         self._state = 0
+
+    @property
+    def look_problem(self) -> KmendError | None:
+        """Why the last look at the repository failed, which is not tried again yet; None if it did not."""
+        return self._look_problem
 
     def check_in(self, session: Session, config: Config) -> Turn:
         """Check in once; a failure comes back as a value, since the repository is looked at then, too."""
@@ -110,6 +117,7 @@ class Led:
 
     def looked(self, uptime: float, problem: KmendError | None) -> None:
         """The repository was looked at; after failures less and less often, however often the host checks in."""
+        self._look_problem = problem
         if problem is None:
             self._look_failures, self._look_earliest, self._look_due = 0, 0.0, uptime + LOOK_SECONDS
             return
@@ -127,8 +135,8 @@ class Led:
         return schedule.until_check_in(self._draw(), other_boot=before != session.boot_id)
 
     def changed(self) -> bool:
-        """Whether the loader, or a command, has published another state since the last check-in."""
-        return self._published() != self._state
+        """Whether another state was published since the last check-in; while the server wants to be left alone, nothing was."""
+        return self._host.clock.uptime() >= self._quiet_until and self._published() != self._state
 
     def close(self) -> None:
         """Close the connections."""
@@ -144,7 +152,10 @@ class Led:
         tried = intent is not None and intent.state in TRIED
         longest = schedule.TRIED_RETRY_SECONDS if tried else schedule.CHECK_IN_RETRY_SECONDS
         retry_after = getattr(problem, "retry_after", None)
-        return schedule.after_failure(self._failures, 0, self._draw(), retry_after, longest=longest)
+        wait = schedule.after_failure(self._failures, 0, self._draw(), retry_after, longest=longest)
+        if retry_after:
+            self._quiet_until = session.clock.uptime() + wait
+        return wait
 
     def _back(self, session: Session, level: int) -> int:
         """The level, if it is being tried; of any other the status says that taking it off was refused."""

@@ -150,7 +150,9 @@ class Service:
             problem = problem or failed
         else:
             self._go_on()
-            self._tell("the server has nothing new")
+            problem = problem or self._led.look_problem
+            if problem is None:
+                self._tell("the server has nothing new")
         if session.journal.intent is not None:
             self._stay_lively(config)
         if self._waits and config.server.news and turn.problem is None:
