@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / ".venv/agent-wheels"
 ROOMS = ("core", "trust", "agent")
-LEFT_OUT = ("trust/signing",)
+LEFT_OUT = ("trust/signing", "trust/online.py", "trust/keypem.py", "trust/current.py", "trust/signingerrors.py")
+"""What signs: hosts only verify, and have no `cryptography`."""
 MAX_WHEEL_BYTES = 16 * 1024 * 1024
 COMPILED = (".so", ".pyd", ".dll", ".dylib", ".a", ".o")
 LAUNCHER = """#!{python} -I
@@ -84,7 +85,10 @@ def make(folder: Path, python: str, *, wheels: Path = WHEELS) -> None:
     for name in ("__init__.py", "py.typed"):
         shutil.copy(ROOT / "src/kmend" / name, package / name)
     for name in LEFT_OUT:
-        shutil.rmtree(package / name)
+        if (package / name).is_dir():
+            shutil.rmtree(package / name)
+        else:
+            (package / name).unlink()
     for locked in dependencies():
         unpack(wheels / locked.wheel, locked.sha256, library)
     launcher = folder / "kmend"
