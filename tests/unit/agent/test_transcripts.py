@@ -1,0 +1,35 @@
+"""The agent says what it has said since protocol version 1, byte for byte, and understands the same answers."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.core import transcripts
+from tests.unit.core.transcripts import recording
+
+from kmend.agent import conversation
+from kmend.agent.conversation import ServerError
+from kmend.core.document import decode
+from kmend.core.wire import CHECK_IN_PATH, ENROL_PATH, SPLIT_PATH, Answer, CheckIn, Enrolled, News
+
+
+def test_the_agent_says_what_it_always_said() -> None:
+    assert recording.record() == transcripts.read(1)
+
+
+@pytest.mark.parametrize("item", transcripts.read(1).exchanges, ids=lambda item: item.name)
+def test_recorded_answers_are_understood(item: transcripts.Exchange) -> None:
+    content = item.answer.encode()
+    if item.status != 200:
+        with pytest.raises(ServerError):
+            raise conversation.refused(item.status, content)
+        return
+    kinds: dict[str, type[object]] = {CHECK_IN_PATH: Answer, ENROL_PATH: Enrolled, SPLIT_PATH: Enrolled}
+    conversation.read(kinds.get(item.path, News), content)
+    # What a later server adds is passed over.
+    conversation.read(kinds.get(item.path, News), content[:-1] + b',"later":{"a":[1]}}')
+
+
+def test_a_check_in_with_nothing_new_is_small() -> None:
+    (item,) = [item for item in transcripts.read(1).exchanges if item.name == "nothing new"]
+    assert decode(CheckIn, item.body.encode()).state is None
+    assert len(item.body) + sum(len(name) + len(value) + 4 for name, value in item.headers.items()) < 700
