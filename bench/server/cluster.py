@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from kmend.core.errors import SystemProblemError
@@ -102,6 +103,23 @@ class Cluster:
                 total += (int(fields[11]) + int(fields[12])) / ticks
         return total
 
+    def kill(self) -> None:
+        """SIGKILL to every process of it, the first one first."""
+        if self._process is None:
+            return
+        children = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == self.pid:
+                    children.append(int(stat.parent.name))
+        for process in (self.pid, *children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self._process.wait(60)
+        while any(Path(f"/proc/{process}").exists() for process in children):
+            time.sleep(0.02)
+        self._process = None
+
     def stop(self, how: str = "fast") -> None:
         """Stop it: `fast`, or `immediate`, which is a crash."""
         if self._process is not None:
@@ -111,7 +129,7 @@ class Cluster:
             self._process = None
 
 
-@contextmanager
+@contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
     """A running cluster that ends with the block."""
     made = Cluster(folder)
