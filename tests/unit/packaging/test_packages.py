@@ -14,6 +14,7 @@ import pytest
 import agent_tree
 from packager import building, definition, manual
 from packager.errors import PackagingError
+from packager.offer import sha256_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,6 +52,9 @@ def test_made_twice_they_are_the_same(packages: dict[str, Path], tmp_path: Path)
     command = [sys.executable, "-m", "packager", "build", "-o", str(tmp_path / "again")]
     subprocess.run(command, check=True, env=environment, umask=0o077, cwd=tmp_path, timeout=300, capture_output=True)
     again = {path.suffix.lstrip("."): path for path in (tmp_path / "again").iterdir()}
+    # The script holds the digests of the two, and is the same because they are.
+    script = again.pop("sh").read_text()
+    assert all(sha256_of(path) in script for path in packages.values())
     assert {name: hashlib.sha256(path.read_bytes()).digest() for name, path in again.items()} == {
         name: hashlib.sha256(path.read_bytes()).digest() for name, path in packages.items()
     }
