@@ -1,4 +1,4 @@
-"""Rollouts within check-ins: how granted hosts fare, who is granted, what each is told (`kmend.server.hosts.directions.Directions`)."""
+"""Rollouts within check-ins (`hosts.directions.Directions`): how granted hosts fare, who is granted, what each is told."""
 
 from __future__ import annotations
 
