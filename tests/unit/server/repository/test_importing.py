@@ -171,3 +171,20 @@ def test_an_import_that_is_killed_goes_on_where_it_was(store: Store, press: Pres
     assert Mirror(store).timestamp().version == 0
     press._begin = whole  # type: ignore[method-assign]
     assert len(press.take(store).new_levels) == 2
+
+
+def test_a_newer_trust_root_is_followed_with_the_same_memory(store: Store, press: Press, tmp_path: Path) -> None:
+    """As after `repository adopt`: the server's own root.json is a later one than the one that it began with."""
+    mine = dataclasses.replace(press, keys=tmp_path / "keys")
+    shutil.copytree(press.keys, mine.keys)
+    mine.publish(1, ["CVE-2026-2001"])
+    mine.take(store)
+    assert mine.publisher.renew() == 2
+    first = (mine.keys / "root.json").read_bytes()
+    (mine.keys / "root.json").write_bytes((mine.repository / "metadata/2.root.json").read_bytes())
+    mine.publish(2, ["CVE-2026-2001", "CVE-2026-2002"], base=1)
+    assert [level.level for level in mine.take(store).new_levels] == [2]
+    # And an earlier one does no harm: newer ones are followed from it.
+    (mine.keys / "root.json").write_bytes(first)
+    mine.publisher.refresh()
+    assert mine.take(store).new_levels == ()
