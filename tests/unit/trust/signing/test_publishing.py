@@ -238,11 +238,18 @@ def test_publisher_killed_at_any_write_leaves_a_valid_repository(
         child = os.fork()
         if child == 0:
 
-            def deadly(path: Path, content: bytes, *, mode: int = 0o644, fatal: int = fatal) -> None:
+            def deadly(
+                path: Path,
+                content: bytes,
+                *,
+                mode: int = 0o644,
+                owner: tuple[int, int] | None = None,
+                fatal: int = fatal,
+            ) -> None:
                 written[0] += 1
                 if written[0] == fatal:
                     os.kill(os.getpid(), signal.SIGKILL)
-                write(path, content, mode=mode)
+                write(path, content, mode=mode, owner=owner)
 
             durable.write_durably = deadly
             try:
