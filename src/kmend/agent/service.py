@@ -14,6 +14,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 
 from kmend.agent import checking, handover, schedule, stopping
@@ -30,6 +31,9 @@ from kmend.core.errors import KmendError, SystemProblemError
 _NAP_SECONDS = 60.0
 UNCONFIGURED_SECONDS = 60
 """How often a service that has no usable configuration looks whether it has one."""
+REMIND_SECONDS = 20.0
+"""A request that the loader has not dealt with for so long is made anew, twice as long after each time: systemd starts no loader
+for one that came while the loader before was about to end."""
 LIVELY_SECONDS = 300
 """How much longer than soak and transition take a led host looks each second what the loader does."""
 _logger = logging.getLogger(__name__)
@@ -68,6 +72,8 @@ class Service:
         self._waits = False
         self._led = Led(host, self._tell, lambda: os.kill(os.getpid(), signal.SIGUSR1), draw)
         self._lively_until = 0.0
+        self._asked: Request | None = None
+        self._remind_at, self._remind_after = 0.0, REMIND_SECONDS
 
     def run(self) -> int:
         """Look at the repository until a signal says to stop; returns the exit status."""
@@ -214,9 +220,28 @@ class Service:
             self._tell(problem.message)
 
     def _ask(self, *, update: bool, back: int = 0) -> None:
-        handover.write_request(self._paths, Request(handover.next_number(self._paths), update, back))
+        request = Request(handover.next_number(self._paths), update, back)
+        handover.write_request(self._paths, request)
+        self._asked, self._remind_after = request, REMIND_SECONDS
+        self._remind_at = self._clock.uptime() + REMIND_SECONDS
         if self._config is not None:
             self._stay_lively(self._config)
+
+    def _remind(self) -> None:
+        """Ask again for what the loader has not dealt with."""
+        if self._asked is None or self._clock.uptime() < self._remind_at:
+            return
+        handled = handover.read_handled(self._paths)
+        if handled is not None and handled.number == self._asked.number:
+            self._asked = None
+            return
+        self._asked = replace(self._asked, number=handover.next_number(self._paths))
+        self._remind_after *= 2
+        self._remind_at = self._clock.uptime() + self._remind_after
+        try:
+            handover.write_request(self._paths, self._asked)
+        except KmendError as problem:
+            self._tell(problem.message)
 
     def _stay_lively(self, config: Config) -> None:
         """Notice soon what the loader does, so that the server hears of it."""
@@ -303,6 +328,8 @@ class Service:
             if left <= 0 or (led and self._led.changed()):
                 return
             nap = 1.0 if led and self._clock.uptime() < self._lively_until else longest
+            if self._asked is not None:
+                nap = min(nap, max(1.0, self._remind_at - self._clock.uptime()))
             self._resting = True
             try:
                 self._clock.sleep(min(left, nap))
@@ -310,6 +337,7 @@ class Service:
                 return
             finally:
                 self._resting = False
+            self._remind()
 
     def _on_reload(self, number: int, frame: FrameType | None) -> None:
         self._reload = True

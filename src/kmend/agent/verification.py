@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmend import __version__
 from kmend.agent import modulefiles
 from kmend.agent.livekernel import Patch
 from kmend.agent.session import Session
 from kmend.core import durable
+from kmend.core.document import encode
 from kmend.core.errors import KmendError, MalformedError, SystemProblemError
-from kmend.core.manifest import Manifest
+from kmend.core.manifest import Manifest, sha256_hex
 from kmend.trust.signer import signer_of
 
 MAX_NAMED = 10
@@ -163,7 +165,27 @@ def _signed(session: Session, manifest: Manifest) -> Verified:
         return Verified("signatures", None, message)
     if (record.module.sha256, record.module.size) != (manifest.module.sha256, manifest.module.size):
         return Verified("signatures", False, f"the signed record names another module for level {manifest.level}")
-    return Verified("signatures", True, "from the trust root on, the signed record names this very module")
+    if (record.manifest.sha256, record.manifest.size) != _digest(manifest):
+        if _version(manifest.built.tool) > _version(__version__):
+            message = (
+                "the manifest was written by a newer kmend-factory, and may say more than this kmend has kept of it"
+            )
+            return Verified("signatures", None, message)
+        return Verified(
+            "signatures", False, f"the manifest kept here is not the one that is signed for level {manifest.level}"
+        )
+    return Verified("signatures", True, "from the trust root on, the signed record names this very manifest and module")
+
+
+def _digest(manifest: Manifest) -> tuple[str, int]:
+    content = encode(manifest)
+    return sha256_hex(content), len(content)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Of `kmend-factory 1.2.3`, or `1.2.3`; empty if that is none."""
+    parts = text.rpartition(" ")[2].split(".")
+    return tuple(int(part) for part in parts) if all(part.isdecimal() and len(part) < 6 for part in parts) else ()
 
 
 def _names(found: list[tuple[str, str]]) -> str:

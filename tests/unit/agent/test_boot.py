@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.agent.conftest import Machine
+from tests.unit.agent.conftest import CVES, Machine, Published, publish
+from tests.unit.sample_livepatch import KERNEL, OTHER_BUILD_ID, livepatch
 
 
 def soak(machine: Machine) -> None:
@@ -172,3 +175,18 @@ def test_file_is_looked_at_right_before_the_load(machine: Machine) -> None:
     )
     assert machine.run("update") == 30
     assert machine.kernel.noted("loads") == []
+
+
+def test_a_pinned_date_holds_at_boot_after_a_check_that_found_nothing_for_this_kernel(
+    ready: Machine, published: Published, tmp_path: Path
+) -> None:
+    other = livepatch(1, CVES[:1], kernel=dataclasses.replace(KERNEL, build_id=OTHER_BUILD_ID))
+    publish(tmp_path / "other", published.keys, [other])
+    ready.configure(f'[repository]\nurl = "{(tmp_path / "other").as_uri()}"\n', "agent.toml.d/9.toml")
+    shutil.rmtree(ready.paths.state / "repository")
+    ready.run("check")
+    assert ready.json("status")["supported"] is False
+    ready.configure('[apply]\npin_date = "2020-01-01"\n', "agent.toml.d/8.toml")
+    reboot(ready)
+    assert "pin" in ready.must("boot")
+    assert level(ready) == 0

@@ -188,6 +188,27 @@ def test_verify_sees_changed_files(machine: Machine, published: Published) -> No
     assert "manifest" in machine.out
 
 
+def test_verify_sees_a_manifest_that_says_something_else(machine: Machine, published: Published) -> None:
+    machine.must("update")
+    path = machine.paths.state / "levels" / f"{published.levels[3].module.name}.json"
+    signed = path.read_text()
+    assert checks(machine)["signatures"] is True
+    for before, after in (
+        ("close CVE-2026-1001", "close CVE-2026-1009"),
+        ('"pinned":[]', '"pinned":["vmlinux:do_exit"]'),
+    ):
+        assert before in signed
+        path.write_text(signed.replace(before, after))
+        assert checks(machine)["signatures"] is False
+        assert machine.run("verify") == 1
+    newer = signed.replace("kmend-factory 0", "kmend-factory 99.1")
+    assert newer != signed
+    path.write_text(newer)
+    assert checks(machine)["signatures"] is None
+    path.write_text(signed)
+    assert checks(machine)["signatures"] is True
+
+
 def test_verify_sees_another_module_in_memory(
     machine: Machine, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
