@@ -38,9 +38,9 @@ FACTORY = str(Path(sys.executable).parent / "kmend-factory")
 SIMULATED = {FIRST: 20, SECOND: 400, THIRD: 1580}
 PLAN = Plan(
     (
-        Stage(FIRST, at_once=25, soak_seconds=5, sample=5, success=1.0, silence_seconds=45),
-        Stage(SECOND, at_once=150, soak_seconds=5, sample=50, success=0.98, silence_seconds=90),
-        Stage(THIRD, at_once=600, soak_seconds=5, sample=100, success=0.98, silence_seconds=90),
+        Stage(FIRST, at_once=25, soak_seconds=5, sample=5, success=1.0, silence_seconds=30),
+        Stage(SECOND, at_once=250, soak_seconds=5, sample=50, success=0.98, silence_seconds=90),
+        Stage(THIRD, at_once=900, soak_seconds=5, sample=100, success=0.98, silence_seconds=90),
     )
 )
 
@@ -248,12 +248,12 @@ def _roll(demo: FleetDemo, level_1: Path, patch: Path) -> None:
         story.say(f"the webhook was told: {console.webhook.notices[-1][:300]}")
     with story.act(f"{canary.name} starts again: its own guard keeps level 2 out, and level 1 comes back"):
         canary.vm.start()
-        canary.vm.wait_settled()
+        console.wait("level 1 on the canary", lambda: canary.has(demo.manifests[0].module.name), 90)
         story.command(["kmend", "quarantine"], where=canary.name)
         story.say(canary.vm.run(["kmend", "quarantine"]).text)
         demo.moment("rebooted")
-        console.tell("rollouts", "abort", now["id"], "--reason", "level 2 panics")
         demo.keep_rollout(2)
+        console.tell("rollouts", "abort", now["id"], "--reason", "level 2 panics")
     with story.act("The publisher recalls the fix of level 1, with a key that is not on the server: hosts take it off"):
         digest = demo.manifests[0].fixes[0].digest
         where = ["--keys", str(console.keys), "--repository", str(console.repository)]
@@ -290,12 +290,8 @@ def _set_up(demo: FleetDemo) -> dict[str, dict[str, Any]]:
 def _boot(demo: FleetDemo, keys: dict[str, dict[str, Any]]) -> None:
     image = fetch_package(kernel_packages(demo.scenario.kernel).image, demo.scenario.kernel.package or "")
     network = lab.Network(to_host=(demo.console.port,))
-    for ring in (FIRST, SECOND, THIRD):
-        # Here, and not in a thread of its own: a guest ends with the thread that started it.
-        guest = Guest(f"{ring}-real", ring, lab.boot(image.path, lab.Shape.FULL, network=network))
-        demo.guests.append(guest)
-        demo.story.say(f"{demo.story.now:5.0f} s  {guest.name} is up")
     failures: list[KmendError] = []
+    threads: list[threading.Thread] = []
 
     def install(guest: Guest) -> None:
         try:
@@ -303,9 +299,13 @@ def _boot(demo: FleetDemo, keys: dict[str, dict[str, Any]]) -> None:
         except KmendError as problem:
             failures.append(problem)
 
-    threads = [threading.Thread(target=install, args=(guest,)) for guest in demo.guests]
-    for thread in threads:
-        thread.start()
+    for ring in (FIRST, SECOND, THIRD):
+        # Here, and not in a thread of its own: a guest ends with the thread that started it.
+        guest = Guest(f"{ring}-real", ring, lab.boot(image.path, lab.Shape.FULL, network=network))
+        demo.guests.append(guest)
+        demo.story.say(f"{demo.story.now:5.0f} s  {guest.name} is up, and is being taken in")
+        threads.append(threading.Thread(target=install, args=(guest,)))
+        threads[-1].start()
     for thread in threads:
         thread.join()
     if failures:

@@ -239,7 +239,7 @@ def abort(connection: Connection, wanted: str, *, actor: str, reason: str, now: 
     _check_text("reason", reason)
     states = (RolloutState.DRAFT, RolloutState.AWAITING_APPROVAL, RolloutState.RUNNING)
     _require(rollout, states, "aborted")
-    records.change(connection, rollout, now, reason, state=RolloutState.ABORTED)
+    records.change(connection, rollout, now, reason, state=RolloutState.ABORTED, override=Override.NONE)
     news.bump(connection, *(news.ring_key(ring) for ring in rollout.plan.rings))
     audit.append(connection, at=now, actor=actor, action="rollout.abort", subject=rollout.id, detail={"reason": reason})
     return records.load(connection, wanted)
