@@ -52,12 +52,14 @@ def fetch_authority(url: str, pin: str, transport: Transport | None = None) -> s
     finally:
         with_.close()
     try:
-        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(text)).hexdigest()
+        certificate = ssl.PEM_cert_to_DER_cert(text)
     except ValueError:
         raise MismatchError(f"{url} is not a certificate", hint="is it a kmend-server?") from None
+    found = hashlib.sha256(certificate).hexdigest()
     if found != pin:
         raise MismatchError(
             f"the server's authority is not the pinned one: its digest is {found}, not {pin}",
             hint="somebody else answers, or the line is of another server; nothing was changed",
         )
-    return text
+    # Not what came: a second certificate may stand behind the first, which the digest does not cover.
+    return ssl.DER_cert_to_PEM_cert(certificate)
