@@ -14,12 +14,15 @@ from kmend.server.rollouts import engine, records
 from kmend.server.rollouts.engine import LIVE, GrantState, Judgement
 from kmend.server.rollouts.errors import RolloutError
 from kmend.server.rollouts.halting import halt
+from kmend.server.rollouts.plan import Stage
 from kmend.server.rollouts.records import Override, Rollout, RolloutState
 from kmend.server.store import Store, StoreError, news
 from kmend.server.store.tables import grants, hosts, ring_levels, rollout_targets
 
 GONE_SECONDS = 3600
 """A host that is overdue by more is not waited for; it gets the level when it comes back and its ring has it."""
+NEW_SECONDS = 900
+"""So long a host that was enrolled may take until it says which kernel it runs; after that nobody waits for it."""
 _logger = logging.getLogger(__name__)
 
 
@@ -135,8 +138,23 @@ def _overdue(connection: Connection, rollout: Rollout, now: int) -> Rollout:
 
 
 def remaining(connection: Connection, rollout: Rollout, now: int) -> int:
-    """Hosts of the open stage that could be granted and are not yet."""
+    """Hosts of the open stage that could be granted and are not yet; new ones that have not said what they run among them."""
     stage = rollout.plan.stages[rollout.stage]
+    return _waiting(connection, rollout, stage, now) + _unknown(connection, stage.ring, now)
+
+
+def _unknown(connection: Connection, ring: str, now: int) -> int:
+    """Hosts that were just enrolled: a ring that has only such hosts is not one without hosts."""
+    query = select(func.count()).where(
+        hosts.c.ring == ring,
+        hosts.c.state == "enrolled",
+        hosts.c.build_id == "",
+        hosts.c.enrolled_at >= now - NEW_SECONDS,
+    )
+    return connection.execute(query).scalar_one()
+
+
+def _waiting(connection: Connection, rollout: Rollout, stage: Stage, now: int) -> int:
     query = _eligible(rollout, stage.ring, now)
     if stage.share < 1:
         rows = connection.execute(query).all()

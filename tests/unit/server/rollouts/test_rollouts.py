@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import func, insert, select
 from tests.unit.server.conftest import NOW, Databases
-from tests.unit.server.hosts.machines import BUILD_ID
+from tests.unit.server.hosts.machines import BUILD_ID, enrolled
 from tests.unit.server.rollouts.fleet import APPROVER, OPERATOR, OTHER, Fleet, levels
 
 from kmend.server.access import audit
@@ -264,6 +264,20 @@ def test_a_host_that_refuses_does_not_hold_its_ring_up(store: Store) -> None:
     for _ in range(8):
         fleet.turn()
     assert now_of(store, rollout.id).state is RolloutState.FINISHED
+
+
+def test_a_ring_whose_hosts_have_not_reported_is_not_skipped(store: Store) -> None:
+    levels(store, {1: ["a"]})
+    fleet = Fleet(store, {"canary": 0, "broad": 2})
+    enrolled(store, "canary-new", ring="canary")
+    rollout = fleet.rollout(CANARY, BROAD)
+    fleet.look()
+    assert now_of(store, rollout.id).stage == 0
+    fleet.turn()
+    assert held(store)["broad"] == {0: 2}
+    fleet.now += 900
+    fleet.look()
+    assert now_of(store, rollout.id).stage == 1, "nobody waits for it any longer"
 
 
 def test_plans_that_begin_by_themselves(store: Store) -> None:
