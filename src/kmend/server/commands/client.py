@@ -163,18 +163,20 @@ def _pinned(url: str, pin: str) -> str:
         response = pool.request("GET", f"{url}/v1/authority", timeout=_TIMEOUT, redirect=False, preload_content=False)
         text = response.read(64 * 1024).decode("ascii", errors="replace")
         response.release_conn()
-        digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(text)).hexdigest()
+        certificate = ssl.PEM_cert_to_DER_cert(text)
     except (urllib3.exceptions.HTTPError, OSError, ValueError):
         raise ServerAnswerError(f"{url} does not show an authority's certificate", hint=_HINT) from None
     finally:
         pool.clear()
+    digest = hashlib.sha256(certificate).hexdigest()
     if not hmac.compare_digest(digest, pin.lower()):
         raise ServerAnswerError(
             f"{url} is not the pinned server: its authority is {digest}",
             hint="somebody else answers there, or the server was made anew",
             refused=True,
         )
-    return text
+    # Not what came: a second certificate may stand behind the first, which the digest does not cover.
+    return ssl.DER_cert_to_PEM_cert(certificate)
 
 
 def _refusal(status: int, content: bytes) -> ServerAnswerError:
