@@ -21,7 +21,8 @@ from kmend.server.store import tables
 FIRST = "0" * 64
 """What stands for the digest of the record before the first."""
 SERVER = "server"
-MAX_LINE = 256 * 1024
+MAX_LINE = 4 * 1024 * 1024
+"""Of an export: a rollout of as many kernel builds as one may have is named whole, in one record."""
 _LOCK = 0x6B6D61756469  # "kmaudi": PostgreSQL's advisory lock of whoever appends, until its transaction ends
 
 

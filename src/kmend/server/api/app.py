@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from kmend import __version__
 from kmend.core.errors import KmendError
@@ -28,6 +28,13 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 """Of a person's request: a rollout of every kernel build there is."""
 
 
+_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+
+
 def create_app(services: Services) -> Callable[[Scope, Receive, Send], Any]:
     """The application for one process."""
     people_side = create_litestar(services)
@@ -37,9 +44,20 @@ def create_app(services: Services) -> Callable[[Scope, Receive, Send], Any]:
         if scope["type"] == "http" and str(scope["path"]).startswith("/v1/"):
             await host_side(scope, receive, send)
         else:
-            await people_side(scope, receive, send)  # type: ignore[arg-type]
+            await people_side(scope, receive, _guarded(send))  # type: ignore[arg-type]
 
     return application
+
+
+def _guarded(send: Send) -> Send:
+    """Every answer to people, refusals too, with what keeps it out of caches and from being taken for something else."""
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *_HEADERS]
+        await send(message)
+
+    return sending
 
 
 def create_litestar(services: Services) -> Litestar:
@@ -68,6 +86,7 @@ def create_litestar(services: Services) -> Litestar:
             KmendError: problems.of_ours,
             HTTPException: problems.of_http,
             IntegrityError: problems.of_conflict,
+            DataError: problems.of_data,
             RecursionError: problems.of_depth,
             Exception: problems.unforeseen,
         },

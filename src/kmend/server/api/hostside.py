@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
 
 from kmend.core import wire
 from kmend.core.document import decode, encode
@@ -80,6 +81,9 @@ class HostSide:
                 answer = refusals.malformed(problem.message[:300])
             except StoreError as problem:
                 _logger.error("a host cannot be answered: %s", problem.message)
+                answer = refusals.BUSY
+            except IntegrityError:
+                # The same request is under way a second time; when it is over, asking again finds what it did.
                 answer = refusals.BUSY
         if answer is not _GONE:
             await _send(send, answer, str(scope["path"]).removeprefix("/v1/"))

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from kmend.core.errors import KmendError, MalformedError
 from kmend.server.access.errors import UnauthenticatedError
@@ -83,6 +83,12 @@ def of_conflict(request: Request[Any, Any, Any], problem: IntegrityError) -> Res
     return _respond(
         request, 409, "conflict", "somebody else has just changed the same", "look again, and try again", {}
     )
+
+
+def of_data(request: Request[Any, Any, Any], problem: DataError) -> Response[Problem]:
+    """A value that the database cannot hold: a NUL in a text, on PostgreSQL."""
+    _logger.info("the database cannot hold a value: %s", type(problem.orig).__name__)
+    return _respond(request, 400, "invalid", "a value in the request cannot be looked up or kept", "", {})
 
 
 def of_depth(request: Request[Any, Any, Any], problem: RecursionError) -> Response[Problem]:

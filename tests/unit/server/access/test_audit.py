@@ -11,6 +11,7 @@ from tests.unit.server.conftest import NOW
 
 from kmend.server.access import audit
 from kmend.server.access.audit import AuditError, Head
+from kmend.server.rollouts.acts import MAX_TARGETS
 from kmend.server.store import Store, open_store
 
 
@@ -80,6 +81,18 @@ def test_a_known_head_shows_what_was_cut_off_or_written_anew(sqlite: Store) -> N
         audit.verify(lines[:4], known=known)
     with pytest.raises(AuditError, match="written anew"):
         audit.verify(lines, known=Head(4, "f" * 64))
+
+
+def test_a_record_of_the_largest_rollout_verifies(sqlite: Store) -> None:
+    """One of every kernel build that a rollout may have."""
+    targets = {f"{number:064x}": 999_999 for number in range(MAX_TARGETS)}
+    sqlite.transact(
+        lambda connection: audit.append(
+            connection, at=NOW, actor="server", action="rollout.create", subject="r", detail={"targets": targets}
+        )
+    )
+    (line,) = _export(sqlite)
+    assert audit.verify([line]).number == 1
 
 
 def test_appending_at_once_leaves_no_gap(database: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from tests.unit.server.api.asking import Asked, host_headers, news_request
 from tests.unit.server.conftest import SERVER_ID
 from tests.unit.server.hosts.machines import Machine, enrolled, enrolment_key, new_key
@@ -15,7 +17,7 @@ from tests.unit.server.hosts.machines import Machine, enrolled, enrolment_key, n
 from kmend.core import wire
 from kmend.core.document import decode, encode
 from kmend.core.wire import Answer, Enrolled, News, Purpose, signed_bytes
-from kmend.server.hosts import upkeep
+from kmend.server.hosts import enrolment, upkeep
 from kmend.server.store import news, tables
 
 
@@ -156,6 +158,18 @@ def test_an_old_request_for_news_is_not_good_for_ever(asked: Asked) -> None:
     for at in (asked.now - 3601, asked.now + 3601):
         body, headers = news_request(machine, "", at)
         assert asked.ask("POST", "/v1/news", body, headers).word == "clock"
+
+
+def test_who_gets_in_its_own_way_is_told_to_come_back(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same enrolment twice at once, on PostgreSQL: the second finds the key taken when it writes."""
+
+    def taken(*given: object, **more: object) -> object:
+        raise IntegrityError("INSERT", {}, Exception("unique"))
+
+    monkeypatch.setattr(enrolment, "enrol", taken)
+    _, body, signature = Machine.new("h").enrol_with("kmend_enrol_" + "a" * 52)
+    found = asked.ask("POST", "/v1/enrol", body, {"Kmend-Signature": signature})
+    assert (found.status, found.word, found.headers["retry-after"]) == (503, "busy", "5")
 
 
 def test_what_is_too_large_is_not_read(asked: Asked) -> None:

@@ -164,6 +164,46 @@ def test_text_of_others_is_only_ever_text(both: Person, text: str) -> None:
         assert connection.execute(select(func.count()).select_from(tables.hosts)).scalar_one() == 2
 
 
+def test_text_that_a_database_cannot_hold_is_refused_and_no_mistake_of_ours(both: Person) -> None:
+    """PostgreSQL has no text with a NUL in it."""
+    (host,) = enrolled(both.asked.store, "h")
+    for path in (
+        "/hosts?name=%00",
+        "/hosts/count?tag=a%00",
+        "/hosts/export?kernel=%00",
+        "/hosts/export?format=csv&ring=%00",
+    ):
+        assert both("GET", path).word == "invalid", path
+    for path in ("/hosts/%00", "/rollouts/%00", "/levels/%00/1/manifest", "/levels?cve=%00"):
+        assert both("GET", path).status in (200, 400, 404), path
+    for method, path, body in (
+        ("POST", f"/hosts/{host.id}/move", {"ring": "\0"}),
+        ("POST", f"/hosts/{host.id}/decommission", {"reason": "\0"}),
+        ("POST", "/rollouts", {"name": "r", "plan": "\0", "targets": {BUILD_ID: 1}}),
+        ("POST", "/tokens", {"name": "\0", "roles": ["viewer"]}),
+        ("DELETE", "/plans/%00", None),
+        ("DELETE", "/tokens/%00", None),
+    ):
+        assert both(method, path, body).status < 500, path
+    assert audit.verify(both("GET", "/audit/export").body.splitlines()).number
+
+
+def test_a_channel_may_be_removed_twice(both: Person) -> None:
+    made = both("POST", "/channels", {"kind": "email", "target": "ops@example.org"}).json["channel"]["id"]
+    assert [both("DELETE", f"/channels/{made}").status for _ in range(2)] == [204, 204]
+    lines = [json.loads(line) for line in both("GET", "/audit/export").body.splitlines()]
+    assert [line["action"] for line in lines if line["action"].startswith("channel.")] == [
+        "channel.create",
+        "channel.remove",
+    ]
+
+
+def test_no_answer_is_kept_by_a_cache_or_taken_for_what_it_is_not(both: Person) -> None:
+    for found in (both("GET", "/me"), both("GET", "/hosts/export?format=csv"), both("GET", "/hosts/none")):
+        assert found.headers["x-content-type-options"] == "nosniff"
+        assert found.headers["cache-control"] == "no-store"
+
+
 def _quoted(text: str) -> str:
     return "".join(f"%{byte:02x}" for byte in text.encode())
 

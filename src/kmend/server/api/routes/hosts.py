@@ -12,6 +12,7 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 from sqlalchemy import Connection
 
+from kmend.core.errors import MalformedError
 from kmend.server.access.permissions import Caller, Permission, may
 from kmend.server.api import bodies, paging
 from kmend.server.api.exporting import Format, export
@@ -60,7 +61,13 @@ def wanted(
     enrolled_within: Age = None,
     trouble: Text = "",
 ) -> Filter:
-    """The filter in a query; cut down to the caller's rings."""
+    """The filter in a query; cut down to the caller's rings.
+
+    Raises:
+        MalformedError: a text in it can be in no database; an export would find out only after it had begun.
+    """
+    if any("\0" in text for text in (name, ring, host_state, kernel, phase, tag, agent, trouble)):
+        raise MalformedError("a filter is text without NUL")
     return Filter(
         name=name, rings=caller.rings or None, ring=ring, state=host_state, kernel=kernel, level=level,
         level_below=level_below, phase=phase, tag=tag, agent=agent, seen_within=seen_within, seen_before=seen_before,

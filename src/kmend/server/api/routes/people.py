@@ -116,6 +116,8 @@ def remove_channel(services: NamedDependency[Services], caller: NamedDependency[
 
     def work(connection: Connection) -> None:
         now = services.clock()
+        if channel not in {item.id for item in channels.listing(connection)}:
+            return
         channels.remove(connection, channel)
         audit.append(connection, at=now, actor=caller.actor, action="channel.remove", subject=channel, detail={})
 
