@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -38,12 +39,18 @@ NEWS_SKEW_SECONDS = 3600
 """How far a host's clock may be off in a request for news."""
 AGAIN_SECONDS = 30
 """Who cannot wait here asks again after that."""
+THREADS, MOST_UNDER_WAY = 4, 2048
+"""For what is not a check-in: so many work, and so many hosts may wait for them; others are told to come again."""
 _logger = logging.getLogger(__name__)
 _TOO_LARGE = Refused("too-large", 413, "The request is too large.", f"at most {wire.MAX_REQUEST_BYTES} bytes")
 _NOT_FOUND = Refused("not-found", 404, "There is nothing here.")
 _METHOD = Refused("method", 405, "Only POST is accepted here.")
 _GONE = Refused("gone", 499, "The host has closed its connection.")
 _TOO_OLD = Refused("clock", 401, "The request is too old, or the host's clock is wrong.", "set the host's clock")
+
+
+class _FullError(Exception):
+    """Too many hosts wait for a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class HostSide:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="hosts")
+        self._under_way = 0
         self._paths: dict[str, Callable[[Scope, bytes, str, Receive], Awaitable[object]]] = {
             wire.CHECK_IN_PATH: self._check_in,
             wire.NEWS_PATH: self._news,
@@ -82,6 +91,8 @@ class HostSide:
             except StoreError as problem:
                 _logger.error("a host cannot be answered: %s", problem.message)
                 answer = refusals.BUSY
+            except _FullError:
+                answer = refusals.BUSY
             except IntegrityError:
                 # The same request is under way a second time; when it is over, asking again finds what it did.
                 answer = refusals.BUSY
@@ -102,7 +113,7 @@ class HostSide:
                 connection, message, body, signature, address=address, server=services.server_id, now=services.clock()
             )
 
-        return await asyncio.to_thread(services.store.transact, work)
+        return await self._apart(lambda: services.store.transact(work))
 
     async def _split(self, scope: Scope, body: bytes, signature: str, receive: Receive) -> object:
         message, address, services = decode(wire.Split, body), _address(scope), self._services
@@ -113,12 +124,12 @@ class HostSide:
                 connection, message, body, signature, address=address, server=services.server_id, now=services.clock()
             )
 
-        return await asyncio.to_thread(services.store.transact, work)
+        return await self._apart(lambda: services.store.transact(work))
 
     async def _news(self, scope: Scope, body: bytes, signature: str, receive: Receive) -> object:
         message = decode(wire.NewsRequest, body)
         _same_host(scope, message.host)
-        asker = await asyncio.to_thread(self._asker, message.host)
+        asker = await self._apart(lambda: self._asker(message.host))
         if asker is None:
             return refusals.UNKNOWN_HOST
         if not signed(asker.public_key, signature, Purpose.NEWS, self._services.server_id, body):
@@ -141,6 +152,16 @@ class HostSide:
             with contextlib.suppress(asyncio.CancelledError):
                 await gone
         return wire.News(hold.seen(asker.ring), spread)
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        """Do something that takes a thread, in threads of hosts' own: a storm of hosts must not keep people waiting."""
+        if self._under_way >= MOST_UNDER_WAY:
+            raise _FullError
+        self._under_way += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._under_way -= 1
 
     def _asker(self, host: str) -> _Asker | None:
         columns = (hosts.c.public_key, hosts.c.ring, hosts.c.state)

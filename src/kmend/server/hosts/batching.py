@@ -93,7 +93,7 @@ class Batcher:
         # What slipped in behind the end.
         while not self._waiting.empty():
             item = self._waiting.get_nowait()
-            if item is not None:
+            if item is not None and item[1].set_running_or_notify_cancel():
                 item[1].set_result(refusals.BUSY)
 
     def _answer(self, batch: list[tuple[Received, Future[Answered]]]) -> None:
@@ -107,7 +107,8 @@ class Batcher:
             _logger.exception("a batch of %d check-ins failed", len(batch))
             answers = [self._alone(received) for received, _ in batch] if len(batch) > 1 else [refusals.BUSY]
         for (_, future), answer in zip(batch, answers, strict=True):
-            if not future.cancelled():
+            # Whoever asked may have gone meanwhile; from here on the future cannot be cancelled any more.
+            if future.set_running_or_notify_cancel():
                 future.set_result(answer)
 
     def _alone(self, received: Received) -> Answered:

@@ -44,6 +44,16 @@ def test_two_servers_accept_a_counter_once(database: str) -> None:
         store.close()
 
 
+def test_who_has_gone_takes_nobody_with_him(store: Store) -> None:
+    one, two = enrolled(store, "web-1", "web-2")
+    batcher = Batcher(store, NoDirections(), circumstances, gather=0.3)
+    futures = [batcher.submit(machine.check_in()) for machine in (one, two)]
+    assert futures[0].cancel()
+    assert isinstance(futures[1].result(30), Answer)
+    assert isinstance(batcher.submit(one.check_in()).result(30), Answer), "it goes on"
+    batcher.close()
+
+
 def test_one_that_fails_takes_nobody_with_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from kmend.server.hosts import checkin
 
