@@ -104,10 +104,6 @@ def _steady(host: Member, forger: Forger, level: int) -> None:
     assert json.loads((host.paths.run / "state.json").read_text())["state"] == "steady"
 
 
-def _told(host: Member) -> str:
-    return handover.read_fetch(host.paths).message if handover.read_fetch(host.paths) else ""  # type: ignore[union-attr]
-
-
 def test_it_can_offer_what_is_signed(host: Member, forger: Forger) -> None:
     _steady(host, forger, 1)
     _steady(host, forger, 2)
