@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from sqlalchemy import insert
+from sqlalchemy import create_engine, insert, text
 
 from bench.server.identities import BOOT_ID, host_id, public_keys
 from kmend.core.document import encode
@@ -38,6 +38,17 @@ def populate(store: Store, count: int, now: int) -> None:
     while chunk := list(itertools.islice(rows, CHUNK)):
         with store.write() as connection:
             connection.execute(insert(tables.hosts), chunk)
+    if store.postgresql:  # as a database is that has been at work for a while
+        settle(store.url)
+
+
+def settle(url: str) -> None:
+    """Let PostgreSQL do now what it would do in the background during the measurement."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("VACUUM ANALYZE hosts"))
+        connection.execute(text("CHECKPOINT"))
+    engine.dispose()
 
 
 def _rows(count: int, now: int) -> Iterator[dict[str, object]]:

@@ -226,9 +226,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["ring"], ["rings.name"], name=op.f("fk_hosts_ring")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hosts")),
         sa.UniqueConstraint("public_key", name=op.f("uq_hosts_public_key")),
+        postgresql_with={"fillfactor": 70},
     )
     op.create_index(op.f("ix_hosts_build_id_level"), "hosts", ["build_id", "level"], unique=False)
-    op.create_index(op.f("ix_hosts_last_seen"), "hosts", ["last_seen"], unique=False)
     op.create_index(op.f("ix_hosts_name"), "hosts", ["name"], unique=False)
     op.create_index(op.f("ix_hosts_ring_state"), "hosts", ["ring", "state"], unique=False)
     op.create_table(
