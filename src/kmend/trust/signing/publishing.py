@@ -248,6 +248,8 @@ class Publisher:
 
     def refresh(self) -> Published:
         """Sign snapshot and timestamp again, with the online keys alone, so that hosts see that nothing is held back."""
+        if not self._repository.is_dir():
+            raise NoRepositoryError(f"there is no repository at {self._repository}", hint="publish a level first")
         current = online.refresh(self._repository, self._keys.root(), self._keys, now=self._now)
         return self._result(current, ())
 

@@ -56,7 +56,7 @@ MISTAKES = {
     "no folder for the patch": (["derive", "--from", "6.1.176-1", "--to", "6.1.187-1", "--file", "a.c", "-o", "no/a.patch"],
                                 "is not a folder; make it first"),
     "facts into a folder": (["kernel", "facts", REF, "-o", "."], "is a folder; name a file"),
-    "nothing to publish": (["publish", "--keys", "keys", "--repository", "r"], "give folders to publish"),
+    "nothing to publish": (["publish", "--keys", "keys", "--repository", "r"], "give folders or packages to publish"),
     "not a build's folder": (["publish", "--keys", "keys", "--repository", "r", "."], "is not the whole folder of a livepatch"),
     "no repository": (["publish", "--keys", "keys", "--repository", "r", "--refresh"], "there is no repository at r"),
     "no manifest": (["reproduce", "missing"], "missing"),
