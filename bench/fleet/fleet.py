@@ -158,9 +158,11 @@ class Fleet:
         while member.member is None and not await self._enrol(member):
             failures += 1
             await asyncio.sleep(schedule.after_failure(failures, 0, self._random.random(), longest=60))
-        woken = asyncio.Event()
-        listening = asyncio.create_task(self._listen(member, woken)) if self._news else None
+        woken, heard = asyncio.Event(), asyncio.Event()
+        listening = asyncio.create_task(self._listen(member, woken, heard)) if self._news else None
         try:
+            if listening is not None:
+                await heard.wait()
             await self._check_in_always(member, woken)
         finally:
             if listening is not None:
@@ -232,8 +234,8 @@ class Fleet:
                         return
         member.seen = timestamp.encode()
 
-    async def _listen(self, member: Member, woken: asyncio.Event) -> None:
-        """Hold a request at the server, as `kmend.agent.waiting` does."""
+    async def _listen(self, member: Member, woken: asyncio.Event, heard: asyncio.Event) -> None:
+        """Hold a request at the server, as `kmend.agent.waiting` does; `heard` is set after the first time."""
         seen, failures = "", 0
         while True:
             if member.machine_state.off_until is not None:
@@ -243,17 +245,20 @@ class Fleet:
             try:
                 answer = await self._hold(message, first=not seen)
             except (*FAILURES, ServerError) as problem:
+                heard.set()
                 failures += 1
                 self.counters.errors[f"news: {getattr(problem, 'word', '') or type(problem).__name__}"] += 1
                 longest = int(waiting.LONGEST_PAUSE)
                 after = getattr(problem, "retry_after", None)
                 await asyncio.sleep(schedule.after_failure(failures, 0, self._random.random(), after, longest=longest))
                 continue
+            spread = waiting.LONGEST_PAUSE if failures and not seen else answer.spread
             failures = 0
-            if seen and answer.seen != seen:
-                await asyncio.sleep(self._random.random() * min(answer.spread, waiting.MAX_SPREAD))
+            if answer.seen != seen and heard.is_set():
+                await asyncio.sleep(self._random.random() * min(spread, waiting.MAX_SPREAD))
                 self.counters.told += 1
                 woken.set()
+            heard.set()
             await asyncio.sleep(waiting.PACE_SECONDS if seen else 0)
             seen = answer.seen
 

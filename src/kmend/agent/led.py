@@ -96,8 +96,24 @@ class Led:
             frozen=frozen,
         )
 
+    def hear(self, config: Config) -> None:
+        """Before the first check-in: ask what there is, which the check-in then sees, so that nothing comes unheard between the two."""
+        from kmend.agent.waiting import Waiter
+
+        if self._prepare(config) and isinstance(self._waiter, Waiter):
+            with contextlib.suppress(KmendError):
+                self._waiter.ask()
+
     def wait(self, config: Config) -> None:
         """Hold a request at the server, in a thread, as the host that this one is now; once it has checked in."""
+        from kmend.agent.waiting import Waiter
+
+        self._prepare(config)
+        if isinstance(self._waiter, Waiter):
+            self._waiter.start()
+
+    def _prepare(self, config: Config) -> bool:
+        """Have a waiter of the host that this one is now; whether it is another than before."""
         from kmend.agent import checking, link
         from kmend.agent.identity import Credentials
         from kmend.agent.waiting import Waiter
@@ -106,14 +122,14 @@ class Led:
         credentials = Credentials(self._host.paths)
         identity = credentials.identity()
         if identity is None or identity.url != config.server.url.rstrip("/"):
-            return
+            return False
         if isinstance(self._waiter, Waiter):
             if self._waiter.identity == identity:
-                return
+                return False
             self._waiter.close()
         transport = Transport(link.network(config, checking.network(config)))
         self._waiter = Waiter(transport, identity, credentials.seed(), self._wake, self._host.clock.now, self._draw)
-        self._waiter.start()
+        return True
 
     def looked(self, uptime: float, problem: KmendError | None) -> None:
         """The repository was looked at; after failures less and less often, however often the host checks in."""

@@ -146,6 +146,9 @@ class Service:
         That the repository cannot be had delays no check-in: a host that is silent while it tries a level has failed.
         """
         session = Session(self._host, config, _logger.info)
+        waits = self._waits and config.server.news
+        if waits:
+            self._led.hear(config)
         turn = self._led.check_in(session, config)
         problem, self._frozen = turn.problem, turn.frozen
         if turn.back:
@@ -161,7 +164,7 @@ class Service:
                 self._tell("the server has nothing new")
         if session.journal.intent is not None:
             self._stay_lively(config)
-        if self._waits and config.server.news and turn.problem is None:
+        if waits and turn.problem is None:
             self._led.wait(config)
         return turn.next, problem
 

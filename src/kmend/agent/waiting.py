@@ -56,8 +56,9 @@ class Waiter:
         self._thread = threading.Thread(target=self._work, name="news", daemon=True)
 
     def start(self) -> None:
-        """Begin to wait."""
-        self._thread.start()
+        """Begin to wait, if it has not begun."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def close(self) -> None:
         """Wait no more; a request that is held ends with the process, or by its time."""
@@ -67,7 +68,7 @@ class Waiter:
     def _work(self) -> None:
         failures = 0
         while not self._stop.is_set():
-            known = bool(self._seen)
+            known = self.known
             try:
                 spread = self.ask()
             except KmendError as problem:
@@ -77,27 +78,31 @@ class Waiter:
                 _logger.info("no news can be waited for: %s", problem.message)
                 self._stop.wait(max(1.0, self._draw() * pause) + min(after, LONGEST_PAUSE))
                 continue
-            if spread is None and failures and not known:
-                spread = int(LONGEST_PAUSE)  # whatever happened before the first answer went unseen
+            if failures and not known:
+                spread = int(LONGEST_PAUSE)  # the server has been away, and everybody comes back
             failures = 0
             if spread is not None and not self._stop.wait(self._draw() * spread):
                 self._wake()
             self._stop.wait(PACE_SECONDS if known else 0.0)
 
+    @property
+    def known(self) -> bool:
+        """Whether the server has said what there is. What came before its first answer may be news to this host."""
+        return bool(self._seen)
+
     def ask(self) -> int | None:
-        """Ask once; seconds within which to check in, None if there is no news.
+        """Ask once; seconds within which to check in, None if there is no news. The first answer comes at once.
 
         Raises:
             ServerError, TrustError: it is refused, or the server cannot be reached.
         """
-        first = not self._seen
         message = exchange.news(self.identity, self._seen, self._now(), HOLD_SECONDS, self._sign)
         url = f"{self.identity.url}{message.path}"
-        wait = 0.0 if first else HOLD_SECONDS
+        wait = HOLD_SECONDS if self.known else 0.0
         reply = self._transport.post(url, message.body, message.headers, MAX_ANSWER_BYTES, wait=wait)
         if reply.status != 200:
             raise conversation.refused(reply.status, reply.content, reply.retry_after)
         answer = conversation.read(News, reply.content)
         changed = answer.seen != self._seen
         self._seen = answer.seen
-        return max(0, min(answer.spread, MAX_SPREAD)) if changed and not first else None
+        return max(0, min(answer.spread, MAX_SPREAD)) if changed else None

@@ -436,11 +436,35 @@ def test_news_wakes_the_service(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("kmend.agent.waiting.PACE_SECONDS", 0.01)
     fleet.director.meddle = lambda path, status, content: asked.set()
     waiter = Led(fleet.machine.host, lambda message: None, heard.set, draw=lambda: 0.0)
-    waiter.wait(read_config(fleet.machine.paths.config))
+    config = read_config(fleet.machine.paths.config)
+    waiter.hear(config)
+    waiter.wait(config)
     try:
         assert asked.wait(10)
         assert not heard.wait(0.1), "there is no news yet"
         fleet.director.news = "2.1"
+        assert heard.wait(10)
+    finally:
+        waiter.close()
+
+
+@pytest.mark.parametrize("heard_before", [True, False])
+def test_news_between_the_check_in_and_the_first_answer_is_heard(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, heard_before: bool
+) -> None:
+    heard = threading.Event()
+    fleet.enrol()
+    monkeypatch.setattr("kmend.agent.waiting.PACE_SECONDS", 0.01)
+    waiter = Led(fleet.machine.host, lambda message: None, heard.set, draw=lambda: 0.0)
+    config = read_config(fleet.machine.paths.config)
+    if not heard_before:
+        fleet.director.meddle = lambda path, status, content: (503, b"")
+    waiter.hear(config)
+    fleet.director.meddle = None
+    # Here the host checks in; then there is news.
+    fleet.director.news = "2.1"
+    waiter.wait(config)
+    try:
         assert heard.wait(10)
     finally:
         waiter.close()

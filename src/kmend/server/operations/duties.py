@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import ssl
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, case, delete, func, select
@@ -15,6 +14,7 @@ from kmend.server.hosts import upkeep
 from kmend.server.notices import Event, outbox
 from kmend.server.notices.sending import Sender
 from kmend.server.operations import authority, metrics
+from kmend.server.operations.certificates import ServedCertificate
 from kmend.server.operations.clockwork import Duty
 from kmend.server.repository import Mirror, refreshing
 from kmend.server.repository.watching import Watcher
@@ -34,13 +34,13 @@ class Duties:
     """What the clockwork does.
 
     Attributes:
-        tls: whose certificate is loaded again when it was renewed; None without TLS, or with somebody else's certificate.
+        served: is shown anew when its files have changed; None without TLS.
     """
 
     config: ServerConfig
     store: Store
     mirror: Mirror
-    tls: ssl.SSLContext | None = None
+    served: ServedCertificate | None = None
     _watcher: Watcher = field(init=False)
     _sender: Sender = field(init=False)
     _silent: int = 0
@@ -60,7 +60,7 @@ class Duties:
             Duty("prune", self._prune, 600),
             Duty("mirror", lambda now: self.mirror.reload(), 0.5, shared=False),
             Duty("gauges", self._gauges, 15, shared=False),
-            Duty("certificate", self._certificate, 3600, shared=False),
+            Duty("certificate", self._certificate, 600, shared=False),
         ]
 
     def close(self) -> None:
@@ -98,13 +98,14 @@ class Duties:
             pass
 
     def _certificate(self, now: int) -> None:
-        if self.tls is None or self.config.authority is None:
+        if self.served is None:
             return
         moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
-        if authority.renew(self.config.data / "tls", now=moment):
-            _logger.info("the server's certificate was issued anew")
-        # Another process may have renewed it.
-        self.tls.load_cert_chain(self.config.certificate, self.config.key)
+        if self.config.authority is not None:
+            authority.renew(self.config.data / "tls", now=moment)
+        # Another process, or another program, may have renewed it.
+        if self.served.show_anew():
+            _logger.info("the server shows another certificate")
 
     def _gauges(self, now: int) -> None:
         with self.store.read() as connection:

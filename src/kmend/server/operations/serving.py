@@ -12,7 +12,6 @@ import datetime
 import logging
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from kmend.server.api.app import create_app
 from kmend.server.api.services import Services
 from kmend.server.config import ServerConfig
 from kmend.server.operations import authority, founding, front
+from kmend.server.operations.certificates import ServedCertificate
 from kmend.server.operations.clockwork import Clockwork
 from kmend.server.operations.duties import Duties
 from kmend.server.operations.errors import OperationError
@@ -61,7 +61,7 @@ class Process:
     duties: Duties
     clockwork: Clockwork
     front: front.Front
-    tls: ssl.SSLContext | None
+    served: ServedCertificate | None
 
     def close(self) -> None:
         """After the last request: everything that still has to be written is."""
@@ -82,10 +82,10 @@ def build(config: ServerConfig, *, clock: Callable[[], int] = whole_seconds) -> 
         with store.read() as connection:
             if founding.founded_at(connection) is None:
                 raise OperationError("this server is not complete", hint="run kmend-server init again")
-        tls = None if config.tls.off else _tls(config)
+        served = None if config.tls.off else _certificate(config)
         mirror = Mirror(store)
         services = Services.create(store=store, config=config, mirror=mirror, clock=clock)
-        duties = Duties(config, store, mirror, tls)
+        duties = Duties(config, store, mirror, served)
         source = _source(config)
         outer = front.Front(
             create_app(services),
@@ -98,7 +98,7 @@ def build(config: ServerConfig, *, clock: Callable[[], int] = whole_seconds) -> 
             busy_at=config.limits.requests,
             log_requests=config.log.requests,
         )
-        return Process(config, store, services, duties, Clockwork(store, duties.all(), clock), outer, tls)
+        return Process(config, store, services, duties, Clockwork(store, duties.all(), clock), outer, served)
     except BaseException:
         store.close()
         raise
@@ -108,7 +108,7 @@ def serve(
     process: Process, sockets: Sequence[socket.socket], *, notifier: Notifier, stop_after: float | None = None
 ) -> None:
     """Serve until SIGTERM or SIGINT, or for `stop_after` seconds."""
-    context = process.tls
+    context = process.served.context if process.served is not None else None
     settings = uvicorn.Config(
         process.front,
         loop="uvloop",
@@ -194,22 +194,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _tls(config: ServerConfig) -> ssl.SSLContext:
-    """TLS 1.2 and later, with what OpenSSL holds for good; no client certificates, no compression, no renegotiation."""
+def _certificate(config: ServerConfig) -> ServedCertificate:
     if config.authority is not None:
         authority.renew(config.data / "tls", now=datetime.datetime.now(datetime.timezone.utc))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.certificate, config.key, password=lambda: "")
-    except (OSError, ssl.SSLError) as problem:
-        why = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or "not usable"
-        raise OperationError(
-            f"certificate {config.certificate} with key {config.key}: {why}", hint="kmend-server check tells more"
-        ) from None
-    return context
+    return ServedCertificate(config.certificate, config.key)
 
 
 def _source(config: ServerConfig) -> Source | None:
