@@ -20,7 +20,7 @@ from kmend.core.errors import SystemProblemError
 from kmend.core.process import run
 
 SERVER = str(Path(sys.executable).parent / "kmend-server")
-INTERVAL_SECONDS = 20
+INTERVAL_SECONDS = 60
 """So often hosts check in here; a quarter of an hour would be a long story."""
 
 

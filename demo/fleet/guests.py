@@ -15,10 +15,10 @@ from kmend.lab import PanicError
 GUEST_PROBES = Path(__file__).parents[1] / "guest"
 INSTALL_SECONDS = 300
 SETTINGS = """[timing]
-soak = 20
+soak = 15
 remove_after = 5
 """
-"""A level is tried for twenty seconds here, not five minutes."""
+"""A level is tried for fifteen seconds here, not five minutes."""
 _LOOK = """
 import json, os, pathlib
 top = pathlib.Path("/sys/kernel/livepatch")

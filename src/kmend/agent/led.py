@@ -97,7 +97,7 @@ class Led:
         )
 
     def hear(self, config: Config) -> None:
-        """Before the first check-in: ask what there is, which the check-in then sees, so that nothing comes unheard between the two."""
+        """Before the first check-in: ask what there is, which it then sees, so that nothing comes unheard between the two."""
         from kmend.agent.waiting import Waiter
 
         if self._prepare(config) and isinstance(self._waiter, Waiter):

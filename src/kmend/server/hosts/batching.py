@@ -47,18 +47,20 @@ class Batcher:
         self._gather = gather
         self._waiting: queue.Queue[tuple[Received, Future[Answered]] | None] = queue.Queue(most)
         self._closed = False
+        self._ending = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="check-ins", daemon=True)
         self._thread.start()
 
     def submit(self, received: Received) -> Future[Answered]:
         """Have a check-in judged; where too many wait already, the answer is `refusals.BUSY` at once."""
         future: Future[Answered] = Future()
-        try:
-            if self._closed:
-                raise queue.Full
-            self._waiting.put_nowait((received, future))
-        except queue.Full:
-            future.set_result(refusals.BUSY)
+        with self._ending:  # nothing gets in behind the end
+            try:
+                if self._closed:
+                    raise queue.Full
+                self._waiting.put_nowait((received, future))
+            except queue.Full:
+                future.set_result(refusals.BUSY)
         return future
 
     @property
@@ -68,7 +70,8 @@ class Batcher:
 
     def close(self) -> None:
         """Judge what has been submitted, and end."""
-        self._closed = True
+        with self._ending:
+            self._closed = True
         self._waiting.put(None)
         self._thread.join()
 
@@ -90,11 +93,6 @@ class Batcher:
                 batch.append(item)
             if batch:
                 self._answer(batch)
-        # What slipped in behind the end.
-        while not self._waiting.empty():
-            item = self._waiting.get_nowait()
-            if item is not None and item[1].set_running_or_notify_cancel():
-                item[1].set_result(refusals.BUSY)
 
     def _answer(self, batch: list[tuple[Received, Future[Answered]]]) -> None:
         try:

@@ -27,6 +27,8 @@ from kmend.server.store import tables
 from kmend.server.store.tables import hosts, reports, ring_levels
 
 KEPT_BOOTS = 8
+TELL_CLONES_SECONDS = 3600
+"""Of a host whose identity two machines use, people are told so often at most, and the audit log as often."""
 MAX_RESYNCS = 3
 """So often on one boot a counter may lie behind; after that two machines share the identity, whose boot IDs are the same too."""
 TAG_LENGTH = 16
@@ -88,6 +90,7 @@ class Known:
     distro: str
     answer: str
     refuses: str
+    cloned_at: int
 
 
 _COLUMNS = [hosts.c[name] for name in Known.__slots__]
@@ -135,14 +138,16 @@ def judge(known: Known | None, received: Received, server: str) -> Outcome:
         return refusals.EXPIRED if known.state == EXPIRED else refusals.DECOMMISSIONED
     former: list[str] = json.loads(known.boots)
     report = message.state
-    if message.boot_id in former:
-        return refusals.CLONED  # a boot ID never comes back
     if report is not None and known.machine and report.facts.machine != known.machine:
         return refusals.CLONED
     if message.counter <= known.counter:
+        if message.boot_id in former:
+            return refusals.counter_behind(known.counter)  # mostly an old message that comes a second time
         if known.resyncs >= MAX_RESYNCS:
             return refusals.CLONED
         return Resync(refusals.counter_behind(known.counter), known.resyncs + 1)
+    if message.boot_id in former:
+        return refusals.CLONED  # a boot ID never comes back
     if report is not None:
         if sha256_hex(encode(report)) != message.report:
             return refusals.malformed("the state report is not the one whose digest is named")
@@ -359,7 +364,7 @@ def _write(
                 connection.execute(update(hosts).where(hosts.c.id == host).values(**outcome.changes))
             if outcome.report is not None:
                 connection.execute(insert(reports).values(**_evidence(received, now)))
-        elif outcome is refusals.CLONED:
+        elif outcome is refusals.CLONED and known[host].cloned_at <= now - TELL_CLONES_SECONDS:
             _note_clone(connection, known[host], received, now)
 
 
@@ -375,6 +380,7 @@ def _evidence(received: Received, now: int) -> dict[str, object]:
 
 
 def _note_clone(connection: Connection, known: Known, received: Received, now: int) -> None:
+    connection.execute(update(hosts).where(hosts.c.id == known.id).values(cloned_at=now))
     detail = {"name": known.name, "address": received.address, "boot_id": received.message.boot_id}
     audit.append(connection, at=now, actor=f"host:{known.id}", action="host.cloned", subject=known.id, detail=detail)
     post(

@@ -6,7 +6,7 @@ import json
 import secrets as random
 from dataclasses import replace
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from kmend.core.document import encode
 from kmend.core.wire import Enrolled, Enrolment, HostFacts, Purpose, Split, signed_bytes
@@ -17,6 +17,9 @@ from kmend.server.hosts.refusals import Refused
 from kmend.server.hosts.signatures import signed, signed_raw
 from kmend.server.notices import Event, post
 from kmend.server.store.tables import host_tags, hosts
+
+MAX_COPIES = 1000
+"""So many enrolled hosts at most are copies of one, or of its copies: a host's key that leaks must not fill the fleet."""
 
 
 def enrol(
@@ -55,7 +58,12 @@ def enrol(
 def split(
     connection: Connection, message: Split, body: bytes, signature: str, *, address: str, server: str, now: int
 ) -> Enrolled | Refused:
-    """Give the asking machine an identity of its own, in the ring of the one that it is a copy of, with its tags."""
+    """Give the asking machine an identity of its own, in the ring of the one that it is a copy of, with its tags.
+
+    One after the other for the copies of one host, whose first is locked.
+    """
+    first = select(func.coalesce(hosts.c.origin, hosts.c.id)).where(hosts.c.id == message.host).scalar_subquery()
+    connection.execute(select(hosts.c.id).where(hosts.c.id == first).with_for_update())
     row = connection.execute(select(hosts).where(hosts.c.id == message.host)).first()
     if row is None:
         return refusals.UNKNOWN_HOST
@@ -69,13 +77,17 @@ def split(
     same = connection.execute(select(hosts).where(hosts.c.public_key == message.public_key)).first()
     if same is not None:
         return Enrolled(same.id, server, same.ring) if same.parent == row.id else refusals.BAD_SIGNATURE
+    origin = row.origin or row.id
+    copies = select(func.count()).where(hosts.c.origin == origin, hosts.c.state == ENROLLED)
+    if connection.execute(copies).scalar_one() >= MAX_COPIES:
+        return refusals.TOO_MANY_COPIES
     host = random.token_hex(16)
     query = select(host_tags.c.name, host_tags.c.value).where(host_tags.c.host == row.id)
     tags = {item.name: item.value for item in connection.execute(query)}
     _insert(
         connection, host, message.public_key, message.facts, row.ring,
         address=address, now=now, enrolment_key=row.enrolment_key, ephemeral_seconds=row.ephemeral_seconds, tags=tags,
-        parent=row.id,
+        parent=row.id, origin=origin,
     )  # fmt: skip
     detail = {"name": message.facts.name, "ring": row.ring, "copy_of": row.id, "address": address}
     audit.append(connection, at=now, actor=f"host:{row.id}", action="host.split", subject=host, detail=detail)
@@ -95,6 +107,7 @@ def _insert(
     ephemeral_seconds: int | None,
     tags: dict[str, str],
     parent: str | None = None,
+    origin: str | None = None,
 ) -> None:
     connection.execute(
         insert(hosts).values(
@@ -104,6 +117,7 @@ def _insert(
             ring=ring,
             state=ENROLLED,
             parent=parent,
+            origin=origin,
             enrolled_at=now,
             enrolment_key=enrolment_key,
             ephemeral_seconds=ephemeral_seconds,

@@ -185,7 +185,7 @@ def by_level(connection: Connection, rings: Sequence[str] | None = None) -> dict
 def _query(wanted: Filter, now: int) -> Select[tuple[object, ...]]:
     conditions: list[ColumnElement[bool]] = []
     if wanted.name:
-        conditions.append(hosts.c.name.like(_pattern(wanted.name), escape="\\"))
+        conditions.append(hosts.c.name.ilike(_pattern(wanted.name), escape="\\"))
     if wanted.rings is not None:
         conditions.append(hosts.c.ring.in_(wanted.rings))
     for column, value in (

@@ -44,6 +44,10 @@ CLONED = Refused(
 KEY_NOT_USABLE = Refused(
     "enrolment-key", 403, "That enrolment key cannot be used, here or any more.", "ask for a new one"
 )
+TOO_MANY_COPIES = Refused(
+    "too-many-copies", 403, "A thousand machines are copies of that host already.",
+    "make the image without /var/lib/kmend, or enrol this machine with a key: kmend enrol",
+)  # fmt: skip
 BUSY = Refused("busy", 503, "The server is busy.", "ask again later", retry_after=5)
 
 

@@ -32,9 +32,11 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 15.0
 ATTEMPTS = 8
+TRANSACT_SECONDS = 20.0
+"""Nothing is tried again after so long: whoever waits for the answer has given up by then."""
 _WRITES = "kmend_writes"
-_RETRIED = {"40001", "40P01", "55P03"}
-"""SQLSTATE: serialization failure, deadlock, lock not available."""
+_RETRIED = {"40001", "40P01", "55P03", "57014"}
+"""SQLSTATE: serialization failure, deadlock, lock not available, statement ended by its time limit."""
 
 
 class Store:
@@ -82,12 +84,13 @@ class Store:
         Raises:
             StoreBusyError: it got in the way too often.
         """
+        end = time.monotonic() + TRANSACT_SECONDS
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with self.write() as connection:
                     return work(connection)
             except StoreBusyError:
-                if attempt == ATTEMPTS:
+                if attempt == ATTEMPTS or time.monotonic() > end:
                     raise
                 time.sleep(random.random() * 0.01 * 2**attempt)  # noqa: S311 - only spreads retries
         raise AssertionError("not reached")
@@ -129,7 +132,7 @@ def make_engine(url: str, *, pool: int = 8) -> Engine:
         pool_size=pool,
         max_overflow=pool,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "application_name": "kmend-server", "options": "-c lock_timeout=15s"},
+        connect_args={"connect_timeout": 10, "application_name": "kmend-server", "options": "-c lock_timeout=5s"},
     )
 
 

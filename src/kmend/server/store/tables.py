@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -85,6 +86,7 @@ hosts = Table(
     Column("ring", Text, ForeignKey("rings.name"), nullable=False),
     Column("state", Text, nullable=False),  # enrolled, expired, decommissioned
     Column("parent", Text),  # of which host it was a clone
+    Column("origin", Text),  # the first of those that are clones of one another
     Column("enrolled_at", BigInteger, nullable=False),
     Column("enrolment_key", Text),
     Column("ephemeral_seconds", Integer),
@@ -94,6 +96,9 @@ hosts = Table(
     Column("boot_id", Text, nullable=False, default=""),
     Column("boots", Text, nullable=False, default="[]"),  # JSON list: boot IDs before this one, newest first, at most 8
     Column("resyncs", Integer, nullable=False, default=0),  # of the counter, on this boot
+    Column(
+        "cloned_at", BigInteger, nullable=False, default=0
+    ),  # when people were told last that two machines are this host
     Column("last_seen", BigInteger, nullable=False, default=0),
     Column("next_due", BigInteger, nullable=False, default=0),
     Column("answer", Text, nullable=False, default=""),  # tag of the offer that the host has
@@ -119,6 +124,13 @@ hosts = Table(
     Index(None, "ring", "state"),
     Index(None, "build_id", "level"),
     Index(None, "name"),
+    Index(None, "origin"),
+    Index(
+        "ix_hosts_ephemeral",
+        "ephemeral_seconds",
+        sqlite_where=text("ephemeral_seconds IS NOT NULL"),
+        postgresql_where=text("ephemeral_seconds IS NOT NULL"),
+    ),
     # No index on what every check-in changes, and room in each page: PostgreSQL then updates a row where it is (HOT).
     postgresql_with={"fillfactor": 70},
 )

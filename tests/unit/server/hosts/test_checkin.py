@@ -14,7 +14,7 @@ from tests.unit.server.hosts.machines import BUILD_ID, Machine, boot_id, enrolle
 
 from kmend.core.document import decode, encode
 from kmend.core.wire import Answer, CheckIn, Enrolled, HeldLevel, Offer, Purpose
-from kmend.server.hosts import enrolment, listing, slots
+from kmend.server.hosts import enrolment, listing, slots, upkeep
 from kmend.server.hosts.refusals import Refused
 from kmend.server.hosts.signatures import signed
 from kmend.server.store import Store, open_store, tables
@@ -119,6 +119,28 @@ def test_a_boot_id_that_comes_back_is_a_clone(store: Store) -> None:
     assert actions[-1] == "host.cloned"
 
 
+def test_an_old_message_that_comes_again_after_a_reboot_is_no_clone(store: Store) -> None:
+    (host,) = enrolled(store, "web-1")
+    old = host.check_in()
+    judge(store, old)
+    host.boot = 2
+    judge(store, host.check_in())
+    for _ in range(6):
+        assert _word(judge(store, old)[0]) == "counter-behind"
+    assert isinstance(judge(store, host.check_in())[0], Answer)
+
+
+def test_of_a_clone_people_are_told_once_an_hour(store: Store) -> None:
+    (host,) = enrolled(store, "web-1")
+    host.facts = replace(host.facts, machine="f" * 64)
+    for minute in (0, 1, 59, 60, 61):
+        received = host.check_in()
+        assert _word(judge(store, received, now=NOW + 60 * minute)[0]) == "cloned"
+    with store.read() as connection:
+        actions = [row.action for row in connection.execute(select(tables.audit.c.action))]
+    assert actions.count("host.cloned") == 2
+
+
 def test_another_machine_with_the_same_identity_is_a_clone(store: Store) -> None:
     (host,) = enrolled(store, "web-1")
     host.facts = replace(host.facts, machine="f" * 64)
@@ -179,6 +201,35 @@ def test_splitting_gives_an_identity_of_its_own(store: Store) -> None:
         with store.write() as connection:
             refused = enrolment.split(connection, asked, body, by, address="", server=SERVER_ID, now=NOW)
         assert isinstance(refused, Refused)
+
+
+def test_a_key_that_leaked_does_not_fill_the_fleet(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrolment, "MAX_COPIES", 3)
+    (host, other) = enrolled(store, "web-1", "web-2")
+
+    def split(machine: Machine, name: str) -> Enrolled | Refused:
+        message, body, signature = machine.split_into(new_key(name))
+        return store.transact(
+            lambda connection: enrolment.split(
+                connection, message, body, signature, address="192.0.2.9", server=SERVER_ID, now=NOW
+            )
+        )
+
+    answer = split(host, "one")
+    assert isinstance(answer, Enrolled)
+    copied = copy.copy(host)
+    copied.id, copied.key = answer.host, new_key("one")
+    assert isinstance(split(copied, "two"), Enrolled)
+    assert isinstance(split(host, "three"), Enrolled)
+    for machine in (host, copied):
+        refused = split(machine, "four")
+        assert isinstance(refused, Refused)
+        assert refused.word == "too-many-copies"
+    assert split(host, "one") == answer
+    assert isinstance(split(other, "five"), Enrolled)
+    with store.write() as connection:
+        upkeep.decommission(connection, answer.host, actor="test", now=NOW)
+    assert isinstance(split(host, "four"), Enrolled)
 
 
 def test_what_it_reports_is_what_is_known_of_it(store: Store) -> None:

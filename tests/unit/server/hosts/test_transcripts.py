@@ -28,7 +28,7 @@ from kmend.server.hosts.signatures import signed
 BLANK = Known(
     id="", public_key="", name="", ring="default", state=ENROLLED, counter=0, boot_id="", boots="[]", resyncs=0, report="",
     machine="", build_id="", level=0, trying=0, phase="", accepts_return=False, hardware="", role="", distro="", answer="",
-    refuses="[]",
+    refuses="[]", cloned_at=0,
 )  # fmt: skip
 
 

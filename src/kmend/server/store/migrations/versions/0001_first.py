@@ -194,6 +194,7 @@ def upgrade() -> None:
         sa.Column("ring", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("parent", sa.Text(), nullable=True),
+        sa.Column("origin", sa.Text(), nullable=True),
         sa.Column("enrolled_at", sa.BigInteger(), nullable=False),
         sa.Column("enrolment_key", sa.Text(), nullable=True),
         sa.Column("ephemeral_seconds", sa.Integer(), nullable=True),
@@ -202,6 +203,7 @@ def upgrade() -> None:
         sa.Column("boot_id", sa.Text(), nullable=False),
         sa.Column("boots", sa.Text(), nullable=False),
         sa.Column("resyncs", sa.Integer(), nullable=False),
+        sa.Column("cloned_at", sa.BigInteger(), nullable=False),
         sa.Column("last_seen", sa.BigInteger(), nullable=False),
         sa.Column("next_due", sa.BigInteger(), nullable=False),
         sa.Column("answer", sa.Text(), nullable=False),
@@ -229,7 +231,16 @@ def upgrade() -> None:
         postgresql_with={"fillfactor": 70},
     )
     op.create_index(op.f("ix_hosts_build_id_level"), "hosts", ["build_id", "level"], unique=False)
+    op.create_index(
+        "ix_hosts_ephemeral",
+        "hosts",
+        ["ephemeral_seconds"],
+        unique=False,
+        sqlite_where=sa.text("ephemeral_seconds IS NOT NULL"),
+        postgresql_where=sa.text("ephemeral_seconds IS NOT NULL"),
+    )
     op.create_index(op.f("ix_hosts_name"), "hosts", ["name"], unique=False)
+    op.create_index(op.f("ix_hosts_origin"), "hosts", ["origin"], unique=False)
     op.create_index(op.f("ix_hosts_ring_state"), "hosts", ["ring", "state"], unique=False)
     op.create_table(
         "levels",
