@@ -80,7 +80,7 @@ class Stage:
 
     def command(self, host: Path, mode: str, count: int = 1) -> list[str]:
         """The driver's command line: `count` checks in one process, on the simulated host in `host`."""
-        return [PYTHON, "-I", str(DRIVER), str(self.folder / "agent/lib"), str(ROOT), str(host), mode, str(count)]
+        return [PYTHON, "-I", "-S", str(DRIVER), str(self.folder / "agent/lib"), str(ROOT), str(host), mode, str(count)]
 
     def new_host(self, name: str, url: str) -> Path:
         """A host that is configured for a repository and has checked it once."""

@@ -24,7 +24,7 @@ LEFT_OUT = ("trust/signing", "trust/online.py", "trust/keypem.py", "trust/curren
 """What signs: hosts only verify, and have no `cryptography`."""
 MAX_WHEEL_BYTES = 16 * 1024 * 1024
 COMPILED = (".so", ".pyd", ".dll", ".dylib", ".a", ".o")
-LAUNCHER = """#!{python} -I
+LAUNCHER = """#!{python} -IS
 import sys
 from pathlib import Path
 

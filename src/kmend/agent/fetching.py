@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from kmend.agent import checking, handover
 from kmend.agent.config import Config
@@ -69,7 +68,7 @@ class MirroringTransport(Transport):
 
     def __init__(self, config: Config, mirror: Path, alive: Callable[[], None]) -> None:
         super().__init__(checking.network(config))
-        self._base = url2pathname(urlsplit(config.repository.url.rstrip("/")).path) + "/"
+        self._base = unquote(urlsplit(config.repository.url.rstrip("/")).path) + "/"
         self._mirror = mirror
         self._alive = alive
         self._timestamp: bytes | None = None
@@ -80,7 +79,7 @@ class MirroringTransport(Transport):
         """As `Transport.get`."""
         self._alive()
         answer = super().get(url, limit, etag=etag, modified=modified, partial=partial)
-        path = url2pathname(urlsplit(url).path)
+        path = unquote(urlsplit(url).path)
         name = path[len(self._base) :] if path.startswith(self._base) else ""
         if answer.unchanged or not name or ".." in name.split("/"):
             return answer

@@ -8,7 +8,7 @@ intent says how far the agent had come; `kmend.agent.recovery` decides what that
 from __future__ import annotations
 
 import logging
-import uuid
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -323,4 +323,4 @@ class Journal:
 
 def new_id() -> str:
     """A new intent's identifier."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

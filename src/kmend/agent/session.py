@@ -77,7 +77,8 @@ def _spawn_settler() -> None:
         f"import sys; sys.path.insert(0, {folder!r}); from kmend.agent.main import main; sys.exit(main(sys.argv[1:]))"
     )
     # Isolated: neither the environment nor the working directory decides what root runs.
-    command = [sys.executable, "-I", "-c", script, "internal", "settle"]
+    flags = ["-I", "-S"] if sys.flags.no_site else ["-I"]
+    command = [sys.executable, *flags, "-c", script, "internal", "settle"]
     try:
         subprocess.Popen(
             command,

@@ -7,7 +7,6 @@ one for each section, all with defaults; a section's own `__post_init__` says wh
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -220,6 +219,8 @@ class _Reading:
 
 
 def _nearest(name: str, known: Any) -> str:
+    import difflib  # which few processes ever need
+
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
 

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import urllib3
 
@@ -359,7 +358,7 @@ class Transport:
         response.close()
 
     def _file(self, parts: SplitResult, limit: int) -> bytes:
-        path = url2pathname(parts.path)
+        path = unquote(parts.path)
         if parts.netloc not in ("", "localhost"):
             raise UnreachableError(f"file URLs have no host: {shown(parts.geturl())}", hint="write file:///path")
         try:
