@@ -26,6 +26,7 @@ _HERE = {
     "rescue": "kmend.server.commands.init:rescue",
     "restore": "kmend.server.commands.backup:restore",
     "run": "kmend.server.commands.run:command",
+    "whatif": "kmend.server.commands.whatif:command",
 }
 """Commands that work on this machine, with the configuration and the data folder."""
 

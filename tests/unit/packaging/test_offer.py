@@ -186,6 +186,13 @@ def test_a_published_script_takes_the_host_into_a_fleet_before_it_updates(publis
     assert (published.config / "root.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize(("status", "expected"), [(30, 0), (40, 0), (1, 1), (60, 60)])
+def test_that_the_server_has_nothing_yet_is_no_failure(published: Offered, status: int, expected: int) -> None:
+    done = published.run(*given(published), "--enrol-key", "k", environment={"UPDATE_STATUS": str(status)})
+    assert done.returncode == expected
+    assert ("installed and enrolled" in done.stderr) == (expected == 0)
+
+
 def test_a_repository_elsewhere_is_not_believed_by_the_servers_authority(published: Offered) -> None:
     words = given(published, server="https://kmend.example:8443")
     done = published.run(*words, environment={"KMEND_ENROLMENT_KEY": "k"})

@@ -11,6 +11,7 @@ from pathlib import Path
 from kmend.core import document
 from kmend.core.durable import write_durably
 from kmend.core.errors import KmendError
+from kmend.core.facts import KernelModule
 from kmend.core.kernel import KernelRef
 from kmend.factory.elf.headers import Reader
 from kmend.factory.kernels.contents import Contents, Member, contents
@@ -28,25 +29,6 @@ class KernelError(KmendError):
     """A kernel build cannot be prepared or is not prepared."""
 
     kind = "kernel"
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleRecordOfKernel:
-    """A module that the distro ships for a kernel build.
-
-    Attributes:
-        name: as the kernel has it, with `_`.
-        path: inside the image package, without its compression.
-        build_id: GNU build ID of the shipped file; None if it has none.
-        aliases: what makes the kernel ask for it.
-        depends: names of modules that it needs.
-    """
-
-    name: str
-    path: str
-    build_id: str | None
-    aliases: tuple[str, ...]
-    depends: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +71,7 @@ def make_index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> 
         )
     write_places(folder, places)
     (folder / "units.json").write_text(json.dumps(units, sort_keys=True))
-    shipped: list[ModuleRecordOfKernel] = []
+    shipped: list[KernelModule] = []
     builds: set[tuple[str, int]] = set()
     with contents(image) as inside:
         for member in inside.members():
@@ -144,10 +126,10 @@ def _note(units: dict[str, list[str]], sources: Iterable[str], where: str) -> No
         units.setdefault(_GENERATED_OUTSIDE.sub("", source, count=1), []).append(where)
 
 
-def _module(path: str, details: ModuleDetails) -> ModuleRecordOfKernel:
+def _module(path: str, details: ModuleDetails) -> KernelModule:
     info = details.info
     depends = info.get("depends", [""])[0]
-    return ModuleRecordOfKernel(
+    return KernelModule(
         name=module_of(path),
         path=path,
         build_id=details.build_id,

@@ -21,11 +21,12 @@ from kmend.core import document
 from kmend.core.cache import cache_root, locked
 from kmend.core.durable import sync_folder, write_durably
 from kmend.core.errors import KmendError, SystemProblemError
+from kmend.core.facts import KernelFacts, KernelModule
 from kmend.core.kernel import KernelIdentity, KernelRef
 from kmend.core.scratch import abandoned_folders, is_scratch, scratch_folder
 from kmend.factory.kernels.environment import known_packages, require_packages
 from kmend.factory.kernels.exports import Exports
-from kmend.factory.kernels.indexing import KernelError, ModuleRecordOfKernel, make_index
+from kmend.factory.kernels.indexing import KernelError, make_index
 from kmend.factory.kernels.kallsyms import Kallsyms
 from kmend.factory.kernels.packages import available_versions, fetch_package, unpack
 from kmend.factory.kernels.sources import not_needed, unpack_sources
@@ -40,6 +41,10 @@ _RECORD = "prepared.json"
 _USE = "use.lock"
 """Locked, shared, by every process that works with the kernel."""
 _logger = logging.getLogger(__name__)
+_ELSEWHERE = re.compile(
+    r"arch/[^/]+/(boot|realmode|purgatory|entry/vdso|kernel/vdso|vdso|kvm/hyp/nvhe)/|drivers/firmware/efi/libstub/"
+)
+"""Compiled, and linked into something that is neither vmlinux nor a module of its own; the index does not know of it."""
 _BUILD_FOLDER = re.compile(r"/.+/linux-[^/]+/")
 
 
@@ -88,23 +93,6 @@ class PreparedRecord:
     inputs: dict[str, str]
     vermagic: str
     module_struct_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class KernelFacts:
-    """What others need to know of a kernel build; a versioned document that the server imports.
-
-    Attributes:
-        sources: source file -> the objects that hold it: `vmlinux` or module names. A file that is absent was not compiled.
-        modules: every module that the distro ships.
-        config: option -> value.
-    """
-
-    kernel: KernelIdentity
-    sources: dict[str, tuple[str, ...]]
-    modules: tuple[ModuleRecordOfKernel, ...]
-    config: dict[str, str]
-    format: str = "kmend-kernel-facts/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +169,11 @@ class KernelIndex:
         return {source: name for name in self._unit_names if (source := source_of(name)) != name}
 
     @cached_property
-    def modules(self) -> tuple[ModuleRecordOfKernel, ...]:
+    def modules(self) -> tuple[KernelModule, ...]:
         """The modules that the distro ships."""
         with self._reading("modules.json"):
             loaded = json.loads((self.folder / "index" / "modules.json").read_text())
-            return tuple(document.from_plain(ModuleRecordOfKernel, entry) for entry in loaded)
+            return tuple(document.from_plain(KernelModule, entry) for entry in loaded)
 
 
 class Kernel(KernelIndex):
@@ -227,7 +215,33 @@ class Kernel(KernelIndex):
 
     def facts(self) -> KernelFacts:
         """The facts document."""
-        return KernelFacts(self.identity, dict(sorted(self.units.items())), self.modules, self.config)
+        sources: dict[str, set[str]] = {name: set(objects) for name, objects in self.units.items()}
+        for name in self.included_in:
+            holders = {item for unit in self._units_with(name) for item in self.units[unit]}
+            if holders:
+                sources.setdefault(name, set()).update(holders)
+        top = self.folder / "tree"
+        there = (path.relative_to(top).as_posix() for suffix in (".c", ".S") for path in top.rglob(f"*{suffix}"))
+        return KernelFacts(
+            self.identity,
+            {name: tuple(sorted(objects)) for name, objects in sorted(sources.items())},
+            self.modules,
+            self.config,
+            tuple(sorted(name for name in there if name not in sources and not _ELSEWHERE.match(name))),
+        )
+
+    def _units_with(self, name: str) -> set[str]:
+        """The translation units that include a file, over others too."""
+        found: set[str] = set()
+        waiting, seen = [name], {name}
+        while waiting:
+            for file in self.included_in.get(waiting.pop(), ()):
+                if file in self.units:
+                    found.add(file)
+                if file not in seen:
+                    seen.add(file)
+                    waiting.append(file)
+        return found
 
     @cached_property
     def included_in(self) -> dict[str, tuple[str, ...]]:

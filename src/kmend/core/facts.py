@@ -1,0 +1,46 @@
+"""Kernel facts: what others than the factory need to know of a kernel build. The factory writes them, the server imports them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kmend.core.kernel import KernelIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class KernelModule:
+    """A module that the distro ships for a kernel build.
+
+    Attributes:
+        name: as the kernel has it, with `_`.
+        path: inside the image package, without its compression.
+        build_id: GNU build ID of the shipped file; None if it has none.
+        aliases: what makes the kernel ask for it.
+        depends: names of modules that it needs.
+    """
+
+    name: str
+    path: str
+    build_id: str | None
+    aliases: tuple[str, ...]
+    depends: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """A versioned document.
+
+    Attributes:
+        sources: source file -> the objects that hold it: `vmlinux` or module names; files that others include are among them.
+        modules: every module that the distro ships.
+        config: option -> value.
+        left_out: source files that the tree has, and of which nothing was compiled. A file that stands neither there nor in
+            `sources` is not in this tree, or not under that name.
+    """
+
+    kernel: KernelIdentity
+    sources: dict[str, tuple[str, ...]]
+    modules: tuple[KernelModule, ...]
+    config: dict[str, str]
+    left_out: tuple[str, ...] = ()
+    format: str = "kmend-kernel-facts/1"

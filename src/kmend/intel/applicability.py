@@ -1,0 +1,185 @@
+"""What a CVE means for one kernel build: nothing, or which of its objects have the code; and what that rests on.
+
+Filters, each of which may only take away what it has evidence for: the release, the distro's own fixes, what was compiled. A file
+that the facts do not know, a header, a record that names no file: all of these leave the CVE standing. `unknown` is never `not
+affected`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kmend.core.facts import KernelFacts
+from kmend.intel.feeds.cna import CveRecord
+from kmend.intel.ranges import is_vulnerable
+from kmend.intel.versions import KernelVersion
+
+RULES = "kmend-applicability/1"
+"""Stands beside every answer: a change of these rules changes it."""
+_VMLINUX = "vmlinux"
+_ARCHITECTURES = {
+    "x86_64": "x86",
+    "i686": "x86",
+    "aarch64": "arm64",
+    "ppc64le": "powerpc",
+    "s390x": "s390",
+    "riscv64": "riscv",
+}
+_BESIDE = ("Documentation/", "tools/", "samples/", "scripts/", "LICENSES/", "usr/")
+"""Not of the kernel itself."""
+_CODE = (".c", ".S", ".rs")
+
+
+class Presence(str, enum.Enum):
+    """Where the code of a fix is, in one build."""
+
+    BUILT_IN = "built in"
+    MODULE = "module"
+    NOT_BUILT = "not built"
+    UNKNOWN = "unknown"
+
+
+class Reason(str, enum.Enum):
+    """Why a build is not affected, or why that is not known."""
+
+    RELEASE = "release"
+    """The release never had it, or has it mended."""
+    FIXED_IN_BUILD = "fixed in this build"
+    """The distro says so of its own package."""
+    NOT_BUILT = "not built"
+    REJECTED = "rejected"
+    """The CNA has taken the CVE back."""
+    NO_RECORD = "no record"
+    """No feed that is imported describes it."""
+    PRESENT = "present"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A kernel build, as far as CVEs are concerned.
+
+    Attributes:
+        package: version of the distro's source package.
+        fixed: CVEs that the distro has mended in it or before, by its own word.
+        facts: None if nobody has looked into the build.
+    """
+
+    package: str
+    fixed: frozenset[str]
+    facts: KernelFacts | None
+
+    @property
+    def release(self) -> KernelVersion:
+        """The release that it is made from.
+
+        Raises:
+            MalformedError: the package's version does not say.
+        """
+        return KernelVersion.of_package(self.package)
+
+
+@dataclass(frozen=True, slots=True)
+class Applicability:
+    """What one CVE means for one build.
+
+    Attributes:
+        affected: None if that is not known.
+        objects: which hold the code: `vmlinux`, modules; empty if none does, or it is not known.
+        evidence: what it rests on, a line each.
+        in_c: a file in C that the fix changes was compiled.
+    """
+
+    cve: str
+    affected: bool | None
+    reason: Reason
+    presence: Presence
+    objects: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    in_c: bool = False
+
+
+def judge(cve: str, record: CveRecord | None, build: Build, *, rejected: bool = False) -> Applicability:
+    """What a CVE means for a build.
+
+    Args:
+        record: what the CNA says of it; None if there is none.
+        rejected: the CNA has taken it back.
+    """
+    if rejected:
+        return Applicability(cve, False, Reason.REJECTED, Presence.UNKNOWN, (), ("the CNA has rejected it",))
+    if cve in build.fixed:
+        line = f"the distro's changelog names it in {build.package} or before"
+        return Applicability(cve, False, Reason.FIXED_IN_BUILD, Presence.UNKNOWN, (), (line,))
+    if record is None:
+        line = "no feed that is imported describes it"
+        return Applicability(cve, None, Reason.NO_RECORD, Presence.UNKNOWN, (), (line,))
+    release = build.release
+    if not is_vulnerable(record.pairs, release):
+        return Applicability(cve, False, Reason.RELEASE, Presence.UNKNOWN, (), (_of_release(record, release),))
+    presence, objects, evidence = locate(record.files, build.facts)
+    evidence = (f"Linux {release} has it, by the CNA's ranges", *evidence)
+    if presence is Presence.NOT_BUILT:
+        return Applicability(cve, False, Reason.NOT_BUILT, presence, (), evidence)
+    affected = None if presence is Presence.UNKNOWN else True
+    in_c = build.facts is not None and any(name.endswith(".c") and name in build.facts.sources for name in record.files)
+    return Applicability(cve, affected, Reason.PRESENT, presence, objects, evidence, in_c)
+
+
+def locate(files: Iterable[str], facts: KernelFacts | None) -> tuple[Presence, tuple[str, ...], tuple[str, ...]]:
+    """Where the code of these files is: how, in which objects, and what that rests on.
+
+    `not built` needs evidence for every file that may be code of the kernel: one that is not known, and be it a header, makes the
+    whole unknown, unless another file is there.
+    """
+    if facts is None:
+        return Presence.UNKNOWN, (), ("nobody has looked into this build",)
+    named = [name for name in files if not name.startswith(_BESIDE)]
+    objects: dict[str, None] = {}
+    lines: list[str] = []
+    open_questions = not named
+    left_out = _left_out(facts)
+    own = f"arch/{_ARCHITECTURES.get(facts.kernel.architecture, facts.kernel.architecture)}/"
+    for name in named:
+        if name in facts.sources:
+            holders = facts.sources[name]
+            objects.update(dict.fromkeys(holders))
+            lines.append(
+                f"{name} is in {', '.join(holders[:4])}" + (f" and {len(holders) - 4} more" if len(holders) > 4 else "")
+            )
+        elif name.startswith("arch/") and not name.startswith(own):
+            lines.append(f"{name} is of another architecture")
+        elif name in left_out:
+            lines.append(f"{name} was not compiled")
+        elif name.rpartition("/")[2].startswith(("Kconfig", "Makefile")):
+            lines.append(f"{name} holds no code")
+        else:
+            open_questions = True
+            what = "is not in this tree under that name" if name.endswith(_CODE) else "is no translation unit"
+            lines.append(f"{name} {what}")
+    if not named:
+        lines.append("the record names no file of the kernel's")
+    if objects:
+        presence = Presence.BUILT_IN if _VMLINUX in objects else Presence.MODULE
+        return presence, tuple(objects), tuple(lines)
+    return (Presence.UNKNOWN if open_questions else Presence.NOT_BUILT), (), tuple(lines)
+
+
+_left: dict[int, tuple[KernelFacts, frozenset[str]]] = {}
+
+
+def _left_out(facts: KernelFacts) -> frozenset[str]:
+    """The same as a set, made once for each document."""
+    found = _left.get(id(facts))
+    if found is None or found[0] is not facts:
+        _left.clear()
+        found = _left[id(facts)] = (facts, frozenset(facts.left_out))
+    return found[1]
+
+
+def _of_release(record: CveRecord, release: KernelVersion) -> str:
+    mended = [pair.fixed for pair in record.pairs if pair.fixed is not None and pair.fixed.is_in(release)]
+    if mended:
+        return f"Linux {release} has the fix, which came with {max(mended)}"
+    return f"Linux {release} never had the bug, by the CNA's ranges"

@@ -1,0 +1,31 @@
+"""What others publish of vulnerabilities, read into plain values.
+
+Each feed takes content (an archive, a file's text) and gives what it says, together with what could not be read and why: a record
+that is broken is set aside with its message, and never dropped in silence. Members that a feed's next form adds are ignored. What
+is fetched, how often, and how old it may be is the caller's.
+"""
+
+from kmend.intel.feeds.aside import Aside
+from kmend.intel.feeds.bod import BodRow, read_bod
+from kmend.intel.feeds.cna import Cna, CveRecord, read_archive, read_folder
+from kmend.intel.feeds.debian import DebianFix, DebianRelease, read_changelog
+from kmend.intel.feeds.epss import Epss, read_epss
+from kmend.intel.feeds.kev import Kev, KevEntry, read_kev
+
+__all__ = [
+    "Aside",
+    "BodRow",
+    "Cna",
+    "CveRecord",
+    "DebianFix",
+    "DebianRelease",
+    "Epss",
+    "Kev",
+    "KevEntry",
+    "read_archive",
+    "read_bod",
+    "read_changelog",
+    "read_epss",
+    "read_folder",
+    "read_kev",
+]

@@ -1,0 +1,176 @@
+"""The kernel CNA's tree (`vulns.git`): every CVE of Linux, the releases that it is in, the files that its fix changes.
+
+What a release has is taken from the `.dyad` file. The record's own CPE block is never looked at: it is a flat list of ranges that
+forgets branches, and flags seven thousand CVEs of a patched 6.1 that are none.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmend.core.errors import KmendError, MalformedError, SystemProblemError
+from kmend.intel.feeds.aside import Aside, is_cve
+from kmend.intel.ranges import Pair, read_dyad
+
+MAX_FILE = 4 * 1024 * 1024
+MAX_RECORDS = 500_000
+_NAME = re.compile(r"(?:.*/)?cve/(published|rejected)/\d{4}/(CVE-\d{4}-\d{4,19})(?:\.([a-z0-9]+))?")
+_WANTED = {"json", "dyad", "sha1", "cvss"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_VECTOR = re.compile(r"CVSS:[0-9.]+/[A-Za-z:/.]{5,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class CveRecord:
+    """A CVE that the CNA has published.
+
+    Attributes:
+        title: the fix's subject line.
+        pairs: see `kmend.intel.ranges`.
+        files: what the mainline fix changes, by mainline's paths; empty if the record does not say.
+        commits: mainline commits that mend it.
+        cvss: the CNA's vector, a worst case; empty where it decided to give none.
+    """
+
+    cve: str
+    title: str
+    pairs: tuple[Pair, ...]
+    files: tuple[str, ...]
+    commits: tuple[str, ...]
+    cvss: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cna:
+    """The whole tree.
+
+    Attributes:
+        records: CVE -> what is known of it.
+        rejected: IDs that were taken back.
+        aside: what cannot be read; it is neither in `records` nor in `rejected`.
+    """
+
+    records: dict[str, CveRecord]
+    rejected: frozenset[str]
+    aside: tuple[Aside, ...]
+
+
+def read_folder(folder: Path) -> Cna:
+    """Read a checkout.
+
+    Raises:
+        MalformedError: there is no such tree there.
+        SystemProblemError: it cannot be read.
+    """
+    return _read(_files_of_folder(folder), str(folder))
+
+
+def read_archive(path: Path) -> Cna:
+    """Read a tar archive of the tree, compressed in any way that Python knows.
+
+    Raises:
+        MalformedError: it is no such archive.
+        SystemProblemError: it cannot be read.
+    """
+    return _read(_files_of_archive(path), str(path))
+
+
+def _files_of_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
+    top = folder / "cve"
+    if not top.is_dir():
+        raise MalformedError(f"{folder} is no tree of the kernel CNA", hint="it has a folder cve/published")
+    try:
+        for path in sorted(top.glob("*/*/CVE-*")):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as stream:
+                    yield path.relative_to(folder).as_posix(), stream.read(MAX_FILE + 1)
+    except OSError as problem:
+        raise SystemProblemError(f"{problem.filename or folder}: {problem.strerror}") from None
+
+
+def _files_of_archive(path: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                if member.isreg():
+                    stream = archive.extractfile(member)
+                    if stream is not None:
+                        yield posixpath.normpath(member.name), stream.read(MAX_FILE + 1)
+    except OSError as problem:
+        raise SystemProblemError(f"{path}: {problem.strerror}") from None
+    except (tarfile.TarError, EOFError, ValueError) as problem:
+        raise MalformedError(f"{path} is not a whole archive: {problem}") from None
+
+
+def _read(files: Iterable[tuple[str, bytes]], where: str) -> Cna:
+    parts: dict[str, dict[str, bytes]] = {}
+    rejected: set[str] = set()
+    for name, content in files:
+        match = _NAME.fullmatch(name)
+        if match is None:
+            continue
+        state, cve, kind = match.groups()
+        if state == "rejected":
+            rejected.add(cve)
+        elif kind in _WANTED:
+            parts.setdefault(cve, {})[kind] = content
+        if len(parts) > MAX_RECORDS:
+            raise MalformedError(f"{where} holds more than {MAX_RECORDS} CVEs")
+    if not parts and not rejected:
+        raise MalformedError(f"{where} is no tree of the kernel CNA", hint="it has a folder cve/published")
+    records: dict[str, CveRecord] = {}
+    aside: list[Aside] = []
+    for cve, kinds in sorted(parts.items()):
+        if cve in rejected:
+            continue  # a checkout in the middle of a move
+        try:
+            records[cve] = _record(cve, kinds)
+        except KmendError as problem:
+            aside.append(Aside(cve, problem.message))
+    return Cna(records, frozenset(rejected), tuple(aside))
+
+
+def _record(cve: str, kinds: dict[str, bytes]) -> CveRecord:
+    for kind, content in kinds.items():
+        if len(content) > MAX_FILE:
+            raise MalformedError(f".{kind} is longer than {MAX_FILE} bytes")
+    if "dyad" not in kinds:
+        raise MalformedError("there is no .dyad")
+    if "json" not in kinds:
+        raise MalformedError("there is no .json")
+    title, files = _of_json(cve, kinds["json"])
+    commits = tuple(word for word in _text(kinds.get("sha1", b"")).split() if _COMMIT.fullmatch(word))
+    vector = _VECTOR.search(_text(kinds.get("cvss", b"")).split("\n", 1)[0])
+    return CveRecord(cve, title, read_dyad(_text(kinds["dyad"])), files, commits, vector[0] if vector else "")
+
+
+def _of_json(cve: str, content: bytes) -> tuple[str, tuple[str, ...]]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as problem:
+        raise MalformedError(f".json cannot be read: {problem}") from None
+    found = _at(_at(document, "containers"), "cna")
+    known = _at(_at(document, "cveMetadata"), "cveID") or _at(_at(document, "cveMetadata"), "cveId")
+    if not is_cve(known) or known != cve:
+        raise MalformedError(f".json is of {str(known)[:40]!r}")
+    title = _at(found, "title")
+    files: dict[str, None] = {}
+    affected = _at(found, "affected")
+    for product in affected if isinstance(affected, list) else []:
+        names = _at(product, "programFiles")
+        files.update(dict.fromkeys(name for name in names if isinstance(name, str)) if isinstance(names, list) else {})
+    return (title[:500] if isinstance(title, str) else "", tuple(files))
+
+
+def _at(document: object, name: str) -> object:
+    return document.get(name) if isinstance(document, dict) else None
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", errors="replace")
