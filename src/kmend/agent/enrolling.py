@@ -99,6 +99,9 @@ def enrol(session: Session, wanted: Wanted) -> Membership:
     before = credentials.identity()
     if before is not None and not wanted.again:
         if before.url == url:
+            if session.config.server.url != url:  # killed before it was written
+                _configure(session, url, _authority(session, url, wanted))
+                _tell_service()
             return Membership(before.host, before.server, url, "", new=False)
         raise ServerError(f"this host is enrolled at {before.url}", hint="to leave it: kmend enrol --again")
     ca_file = _authority(session, url, wanted)

@@ -130,7 +130,12 @@ def check_in(party: Party) -> Generator[Message, Reply, CheckedIn]:
         except ClonedError:
             if split:
                 raise
-            identity = yield from _split(party, identity, here)
+            try:
+                identity = yield from _split(party, identity, here)
+            except ServerError as problem:
+                if problem.word in NO_LONGER_A_MEMBER:
+                    party.drop_offer()
+                raise
             full, split = False, True
         except ServerError as problem:
             if problem.word in NO_LONGER_A_MEMBER:

@@ -138,14 +138,16 @@ class Credentials:
             machine: digest of this machine.
         """
         kept = self._load("coming.key", Coming)
-        if kept is None or kept.machine != machine:
+        present = self._load("host.key", Key)
+        used = present is not None and kept is not None and kept.seed == present.seed  # killed before it was removed
+        if kept is None or kept.machine != machine or used:
             kept = Coming(machine, hostkey.make_seed().hex())
             self._save("coming.key", kept, mode=0o600)
         return bytes.fromhex(kept.seed)
 
     def keep(self, identity: Identity, seed: bytes) -> None:
         """Become somebody."""
-        for name in ("offer.json", "acknowledged.json"):
+        for name in ("offer.json", "acknowledged.json", "counter.json"):
             self._remove(name)
         self._key = Key(identity, seed.hex())
         self._save("host.key", self._key, mode=0o600)

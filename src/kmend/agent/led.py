@@ -12,6 +12,8 @@ from kmend.agent.session import Host, Session
 from kmend.agent.states import TRIED
 from kmend.core.errors import KmendError
 
+LEAST_LOOK_SECONDS = 60
+"""Between two looks at the repository, whatever the server says."""
 LOOK_SECONDS = 86_400
 """So often the repository is looked at whatever the server says of its timestamp."""
 
@@ -89,8 +91,11 @@ class Led:
         other = bool(done.timestamp) and done.timestamp != kept
         wanted = done.changed or other or conversation.expired(kept, now) or uptime >= self._look_due
         back = self._back(session, done.offer.back if done.offer is not None else 0)
+        due = min(done.next, LOOK_SECONDS)
+        if wanted and uptime < self._look_earliest and self._look_problem is None:
+            due = min(due, int(self._look_earliest - uptime) + 1)
         return Turn(
-            max(schedule.LEAST_CHECK_IN_SECONDS, done.next),
+            max(schedule.LEAST_CHECK_IN_SECONDS, due),
             look=wanted and uptime >= self._look_earliest,
             back=back,
             frozen=frozen,
@@ -135,7 +140,8 @@ class Led:
         """The repository was looked at; after failures less and less often, however often the host checks in."""
         self._look_problem = problem
         if problem is None:
-            self._look_failures, self._look_earliest, self._look_due = 0, 0.0, uptime + LOOK_SECONDS
+            self._look_failures, self._look_due = 0, uptime + LOOK_SECONDS
+            self._look_earliest = uptime + LEAST_LOOK_SECONDS
             return
         self._look_failures += 1
         retry_after = getattr(problem, "retry_after", None)

@@ -89,6 +89,7 @@ class Service:
             while not self._stop:
                 if self._reload:
                     self._reload = False
+                    self._close()  # files that the configuration names may have changed, too
                     self._configure()
                     self._notifier.ready()
                 self._rest(self.look())

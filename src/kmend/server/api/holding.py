@@ -36,6 +36,7 @@ class Hold:
         self._generations: Mapping[str, int] = self._read()
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._counts: dict[str, int] = {}
+        self._places: dict[str, asyncio.Future[None]] = {}
         self._held = 0
         self._open = True
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -62,14 +63,21 @@ class Hold:
         """Whether nobody else can wait."""
         return not self._open or self._held >= self._most
 
-    async def wait(self, ring: str, seen: str, seconds: float, gone: asyncio.Future[None]) -> None:
+    def has_place(self, host: str) -> bool:
+        """Whether that host can wait; one that waits already gives up its place for that."""
+        return self._open and (self._held < self._most or host in self._places)
+
+    async def wait(self, ring: str, host: str, seen: str, seconds: float, gone: asyncio.Future[None]) -> None:
         """Until there is something that a host which has seen `seen` has not seen, for so long at most, or until it is gone.
 
         Args:
             gone: done when the host has closed its connection.
         """
-        if seen != self.seen(ring) or self.full:
+        if seen != self.seen(ring) or not self.has_place(host):
             return
+        if (before := self._places.get(host)) is not None and not before.done():
+            before.set_result(None)
+        own = self._places[host] = asyncio.get_running_loop().create_future()
         future = self._waiting.get(ring)
         if future is None or future.done():
             future = self._waiting[ring] = asyncio.get_running_loop().create_future()
@@ -78,9 +86,11 @@ class Hold:
         self._held += 1
         metrics.held.set(self._held)
         try:
-            await asyncio.wait({future, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({future, own, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._held -= 1
+            if self._places.get(host) is own:
+                del self._places[host]
             if self._waiting.get(ring) is future and not future.done():
                 self._counts[ring] -= 1
             metrics.held.set(self._held)
@@ -124,6 +134,9 @@ class Hold:
                 found = dict(self._read())
             except KmendError as problem:
                 _logger.warning("news cannot be read: %s", problem.message)
+                continue
+            except Exception:  # whatever it is, the next reading must come
+                _logger.exception("news cannot be read")
                 continue
             if found != known and self._loop is not None and not self._loop.is_closed():
                 known = found

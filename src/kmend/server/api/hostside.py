@@ -139,11 +139,11 @@ class HostSide:
         if abs(message.at - self._services.clock()) > NEWS_SKEW_SECONDS:
             return _TOO_OLD
         hold = self._services.hold
-        if hold.full and message.seen == hold.seen(asker.ring):
+        if not hold.has_place(message.host) and message.seen == hold.seen(asker.ring):
             return replace(refusals.BUSY, retry_after=AGAIN_SECONDS)
         gone = asyncio.ensure_future(_gone(receive))
         try:
-            await hold.wait(asker.ring, message.seen, message.wait, gone)
+            await hold.wait(asker.ring, message.host, message.seen, message.wait, gone)
             spread = hold.spread(asker.ring)
             if gone.done():
                 return _GONE

@@ -204,6 +204,7 @@ def _seen(known: Known, message: CheckIn, report: StateReport | None, *, reboote
     if report is None:
         return Seen(
             known.id, known.ring, known.build_id, known.level, known.trying, known.phase, message.boot_id,
+            stale=message.report != known.report,
             rebooted=rebooted, accepts_return=known.accepts_return, refuses=tuple(json.loads(known.refuses)),
             hardware=known.hardware, role=known.role, distro=known.distro,
         )  # fmt: skip
@@ -235,8 +236,9 @@ def check_in(
 
     Several of one host in a batch are judged one after the other.
     """
-    rounds = _rounds(batch)
-    answers: dict[int, Answer | Refused] = {}
+    several = len({received.message.host for received in batch}) < len(batch)
+    answers = _strangers(connection, batch, circumstances.server) if several else {}
+    rounds = _rounds(batch, answers)
     live = directions.lock(connection)
     for places in rounds:
         found = _round(connection, [batch[place] for place in places], circumstances, directions, live)
@@ -244,11 +246,31 @@ def check_in(
     return [answers[place] for place in range(len(batch))]
 
 
-def _rounds(batch: Sequence[Received]) -> list[list[int]]:
+def _strangers(connection: Connection, batch: Sequence[Received], server: str) -> dict[int, Answer | Refused]:
+    """Who is not whom he says, before anything is locked: or many that give one name would be judged one after the other.
+
+    Keys of hosts never change.
+    """
+    names = sorted({received.message.host for received in batch})
+    rows = connection.execute(select(hosts.c.id, hosts.c.public_key).where(hosts.c.id.in_(names)))
+    keys: dict[str, str] = {row.id: row.public_key for row in rows}
+    found: dict[int, Answer | Refused] = {}
+    for place, received in enumerate(batch):
+        key = keys.get(received.message.host)
+        if key is None:
+            found[place] = refusals.UNKNOWN_HOST
+        elif not signed(key, received.signature, Purpose.CHECK_IN, server, received.body):
+            found[place] = refusals.BAD_SIGNATURE
+    return found
+
+
+def _rounds(batch: Sequence[Received], answered: Mapping[int, object]) -> list[list[int]]:
     """Places in the batch, so that no host is twice in a round; mostly there is just one."""
     rounds: list[list[int]] = []
     times: dict[str, int] = {}
     for place, received in enumerate(batch):
+        if place in answered:
+            continue
         number = times.get(received.message.host, 0)
         times[received.message.host] = number + 1
         if number == len(rounds):
@@ -273,11 +295,12 @@ def _round(
         directions.observe(connection, live, seen, circumstances.now)
         told = directions.directions(connection, live, seen, circumstances.now)
     released = _released(connection, {(item.seen.ring, item.seen.build_id) for item in accepted})
+    worse = _regressions(connection, accepted, released)
     answers: list[Answer | Refused] = []
     rows: list[dict[str, object]] = []
     for received, outcome in zip(batch, outcomes, strict=True):
         if isinstance(outcome, Accepted):
-            offer = _offer(outcome.seen, told.get(outcome.seen.host, Direction()), released)
+            offer = _offer(outcome.seen, told.get(outcome.seen.host, Direction()), released, worse)
             answer = _answer(received, outcome, offer, told.get(outcome.seen.host, Direction()), circumstances)
             answers.append(answer)
             rows.append(_row(received, answer, circumstances.now))
@@ -298,7 +321,11 @@ def _released(connection: Connection, wanted: set[tuple[str, str]]) -> dict[tupl
     if not builds:
         return {}
     query = select(ring_levels.c.ring, ring_levels.c.build_id, ring_levels.c.level)
-    rows: Iterable[Row[Any]] = connection.execute(query.where(ring_levels.c.build_id.in_(builds)))
+    halted = select(tables.rollouts.c.id).where(tables.rollouts.c.override == "halted")
+    query = query.where(
+        ring_levels.c.build_id.in_(builds), ring_levels.c.rollout.is_(None) | ring_levels.c.rollout.not_in(halted)
+    )
+    rows: Iterable[Row[Any]] = connection.execute(query)
     return {(row.ring, row.build_id): row.level for row in rows}
 
 
@@ -313,11 +340,37 @@ def _tagged(connection: Connection, accepted: Sequence[Accepted]) -> list[Seen]:
     return [replace(item.seen, tags=tags.get(item.seen.host, {})) for item in accepted]
 
 
-def _offer(seen: Seen, direction: Direction, released: Mapping[tuple[str, str], int]) -> Offer | None:
+def _regressions(
+    connection: Connection, accepted: Sequence[Accepted], released: Mapping[tuple[str, str], int]
+) -> set[tuple[str, int, int]]:
+    """(kernel build, level in force, released level) where the second lacks fixes of the first that are not recalled."""
+    pairs = {
+        (item.seen.build_id, item.seen.level, released.get((item.seen.ring, item.seen.build_id), 0))
+        for item in accepted
+    }
+    table = tables.level_fixes
+    bare = select(tables.recalls.c.fix).where(tables.recalls.c.withdrawn_at.is_(None))
+    found = set()
+    for build, held, level in sorted(pair for pair in pairs if 0 < pair[1] < pair[2]):
+        new = select(table.c.fix).where(table.c.build_id == build, table.c.level == level)
+        lost = select(table.c.fix).where(
+            table.c.build_id == build, table.c.level == held, table.c.fix.not_in(new), table.c.fix.not_in(bare)
+        )
+        if connection.execute(lost.limit(1)).first() is not None:
+            found.add((build, held, level))
+    return found
+
+
+def _offer(
+    seen: Seen, direction: Direction, released: Mapping[tuple[str, str], int], worse: set[tuple[str, int, int]]
+) -> Offer | None:
     """What the host is offered; None while its kernel build is not known."""
     if not seen.build_id:
         return None
-    level = max(released.get((seen.ring, seen.build_id), 0), direction.level, seen.level)
+    ring = released.get((seen.ring, seen.build_id), 0)
+    if (seen.build_id, seen.level, ring) in worse or ring == direction.back:
+        ring = 0
+    level = max(ring, direction.level, seen.level)
     return Offer(seen.build_id, level, direction.back, direction.reason)
 
 
@@ -364,7 +417,7 @@ def _write(
                 connection.execute(update(hosts).where(hosts.c.id == host).values(**outcome.changes))
             if outcome.report is not None:
                 connection.execute(insert(reports).values(**_evidence(received, now)))
-        elif outcome is refusals.CLONED and known[host].cloned_at <= now - TELL_CLONES_SECONDS:
+        elif outcome is refusals.CLONED and not now - TELL_CLONES_SECONDS < known[host].cloned_at <= now:
             _note_clone(connection, known[host], received, now)
 
 

@@ -39,6 +39,7 @@ class Seen:
     refuses: tuple[int, ...] = ()
     accepts_return: bool = False
     reported: bool = False
+    stale: bool = False
     hardware: str = ""
     role: str = ""
     distro: str = ""

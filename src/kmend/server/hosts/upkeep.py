@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, case, delete, func, insert, select, update
 
 from kmend.server.access import audit
 from kmend.server.hosts import listing, rings
@@ -66,14 +66,20 @@ def decommission(connection: Connection, host: str, *, actor: str, now: int, rea
     return listing.show(connection, host)
 
 
-def expire(connection: Connection, now: int) -> int:
-    """Let go of ephemeral hosts that have been silent for as long as their enrolment key said; returns how many."""
+def expire(connection: Connection, now: int, *, since: int = 0, grace: int = 0) -> int:
+    """Let go of ephemeral hosts that have been silent for as long as their enrolment key said; returns how many.
+
+    Args:
+        since: before that the server did not listen, or its clock was another.
+        grace: seconds that every host has besides, since it comes at its own times.
+    """
+    heard = case((hosts.c.last_seen < since, since), else_=hosts.c.last_seen)
     due = (
         select(hosts.c.id, hosts.c.name)
         .where(
             hosts.c.state == ENROLLED,
             hosts.c.ephemeral_seconds.is_not(None),
-            hosts.c.last_seen + hosts.c.ephemeral_seconds < now,
+            heard + hosts.c.ephemeral_seconds + grace < now,
         )
         .order_by(hosts.c.id)
         .limit(MAX_AT_ONCE)

@@ -97,7 +97,8 @@ def renew(folder: Path, *, now: datetime.datetime) -> bool:
     """Issue the server's certificate anew, for the same names, if it has less than `RENEW_DAYS` left; whether it was."""
     certificate = read_certificate(folder / "server.pem")
     left = certificate.not_valid_after_utc - now
-    if left > datetime.timedelta(days=RENEW_DAYS) and fits(folder / "server.pem", folder / "server.key"):
+    valid = certificate.not_valid_before_utc <= now  # else it was issued while the clock was ahead
+    if valid and left > datetime.timedelta(days=RENEW_DAYS) and fits(folder / "server.pem", folder / "server.key"):
         return False
     issue(folder, names_of(certificate), now=now)
     return True

@@ -110,7 +110,7 @@ class Clockwork:
 
     def _has(self, name: str, now: int) -> bool:
         held = self._held.setdefault(name, _Held())
-        if now < held.ask_at:
+        if now < held.ask_at <= now + LEASE_SECONDS:  # else the clock was set back
             return now < held.until
         has = self.store.transact(lambda connection: leases.take(connection, name, self.holder, now, LEASE_SECONDS))
         held.until = now + LEASE_SECONDS if has else 0

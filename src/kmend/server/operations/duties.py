@@ -21,6 +21,7 @@ from kmend.server.repository.watching import Watcher
 from kmend.server.store import Store, tables
 
 DAY = 86_400
+GAP_SECONDS = 600
 OVERDUE_SECONDS = 60
 """A check-in that is so late counts as overdue in the metrics."""
 SILENT_INTERVALS = 3
@@ -43,6 +44,8 @@ class Duties:
     served: ServedCertificate | None = None
     _watcher: Watcher = field(init=False)
     _sender: Sender = field(init=False)
+    _turned: int = 0
+    _listening_since: int = 0
     _silent: int = 0
     """How many hosts people were told of last."""
 
@@ -78,7 +81,10 @@ class Duties:
             _logger.info("the repository was signed anew: version %d", version)
 
     def _tend_hosts(self, connection: Connection, now: int) -> None:
-        upkeep.expire(connection, now)
+        if not self._turned <= now <= self._turned + GAP_SECONDS:  # begun, been away, or the clock was set
+            self._listening_since = now
+        self._turned = now
+        upkeep.expire(connection, now, since=self._listening_since, grace=2 * self.config.server.interval)
         late = SILENT_INTERVALS * self.config.server.interval
         silent = upkeep.silent(connection, now, seconds=late)
         if silent > self._silent:

@@ -16,7 +16,8 @@ from kmend.server.store.tables import leases
 
 _TAKE = text(
     "INSERT INTO leases (name, holder, until) VALUES (:name, :holder, :until) ON CONFLICT (name) DO UPDATE "
-    "SET holder = :holder, until = :until WHERE leases.holder = :holder OR leases.until < :now"
+    "SET holder = :holder, until = :until WHERE leases.holder = :holder OR leases.until < :now "
+    "OR leases.until > :now + 10 * :seconds"  # taken by a clock that was ahead
 )
 
 
@@ -31,7 +32,7 @@ def take(connection: Connection, name: str, holder: str, now: int, seconds: int)
     Args:
         seconds: for how long.
     """
-    values = {"name": name, "holder": holder, "until": now + seconds, "now": now}
+    values = {"name": name, "holder": holder, "until": now + seconds, "now": now, "seconds": seconds}
     return connection.execute(_TAKE, values).rowcount == 1
 
 

@@ -34,8 +34,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._timer: TimerHandle | None = None
         self._head = 0
-        self._arrived = False
-        """Whether the head of the request that is coming is complete."""
+        self._coming = False
+        """Whether a request has begun and is not complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As uvicorn's; the first request is expected now."""
@@ -57,26 +57,32 @@ class BoundedProtocol(HttpToolsProtocol):
         """As uvicorn's, unless the head has become too long."""
         if self._timer is None and self.idle:
             self._expect()
-        super().data_received(data)
-        if self._arrived or self._timer is None:
-            return
         self._head += len(data)
-        if self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
-            metrics.refusals.labels(area="connection", problem="head-too-large").inc()
-            self.transport.close()
+        super().data_received(data)
+        if self._timer is None and self._coming:
+            self._expect()
+        if self._head > MAX_HEAD_BYTES:
+            self._cut("head-too-large")
 
-    def on_headers_complete(self) -> None:
-        """As uvicorn's."""
-        self._arrived = True
-        super().on_headers_complete()
+    def on_message_begin(self) -> None:
+        """As uvicorn's; but nobody of ours sends a request before the last one is answered."""
+        if not self.idle:
+            self._cut("pipelined")
+        self._coming = True
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        """As uvicorn's; what is left over is the head, and what stands around a body's pieces and behind them."""
+        self._head -= len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """As uvicorn's; the request is here."""
         self._stop()
+        self._coming, self._head = False, 0
         super().on_message_complete()
 
     def _expect(self) -> None:
-        self._head, self._arrived = 0, False
         self._timer = self.loop.call_later(self.arrival_seconds, self._give_up)
 
     def _stop(self) -> None:
@@ -86,6 +92,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._timer = None
+        self._cut("too-slow")
+
+    def _cut(self, problem: str) -> None:
         if not self.transport.is_closing():
-            metrics.refusals.labels(area="connection", problem="too-slow").inc()
-            self.transport.close()
+            metrics.refusals.labels(area="connection", problem=problem).inc()
+            self.transport.abort()

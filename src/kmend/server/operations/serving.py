@@ -20,6 +20,7 @@ from pathlib import Path
 import uvicorn
 
 from kmend.core import durable
+from kmend.core.errors import KmendError
 from kmend.core.notifying import Notifier
 from kmend.server.api.app import create_app
 from kmend.server.api.services import Services
@@ -196,7 +197,10 @@ class _Server(uvicorn.Server):
 
 def _certificate(config: ServerConfig) -> ServedCertificate:
     if config.authority is not None:
-        authority.renew(config.data / "tls", now=datetime.datetime.now(datetime.timezone.utc))
+        try:
+            authority.renew(config.data / "tls", now=datetime.datetime.now(datetime.timezone.utc))
+        except (KmendError, ValueError) as problem:  # what is there may be good for weeks
+            _logger.error("the server's certificate cannot be issued anew: %s", problem)
     return ServedCertificate(config.certificate, config.key)
 
 

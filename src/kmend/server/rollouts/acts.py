@@ -141,6 +141,8 @@ def start(connection: Connection, wanted: str, *, actor: str, now: int) -> Rollo
     """
     rollout = records.load(connection, wanted, lock=True)
     _require(rollout, (RolloutState.DRAFT,), "started")
+    for build_id, level in rollout.targets.items():  # a draft may have become old
+        _check_target(connection, rollout.plan, build_id, level)
     waits = rollout.emergency or rollout.plan.stages[0].approval
     state = RolloutState.AWAITING_APPROVAL if waits else RolloutState.RUNNING
     reason = "waits for approval" if waits else "started"
@@ -222,7 +224,7 @@ def resume(connection: Connection, wanted: str, *, actor: str, reason: str, now:
         .where(rollout_stages.c.rollout == rollout.id, rollout_stages.c.number == rollout.stage)
         .values(ended_at=None)
     )
-    records.change(connection, rollout, now, reason, override=Override.NONE)
+    records.change(connection, rollout, now, reason, override=Override.NONE, stage_opened_at=now)
     news.bump(connection, news.ring_key(rollout.plan.stages[rollout.stage].ring))
     detail = {"reason": reason, "was": rollout.override.value, "forgiven": forgiven[:100]}
     audit.append(connection, at=now, actor=actor, action="rollout.resume", subject=rollout.id, detail=detail)
@@ -245,7 +247,9 @@ def abort(connection: Connection, wanted: str, *, actor: str, reason: str, now: 
     return records.load(connection, wanted)
 
 
-def promote(connection: Connection, wanted: str, *, actor: str, reason: str, now: int) -> Rollout:
+def promote(
+    connection: Connection, wanted: str, *, actor: str, reason: str, now: int, stage: int | None = None
+) -> Rollout:
     """Take the open stage for passed, and open the next.
 
     Raises:
@@ -254,6 +258,8 @@ def promote(connection: Connection, wanted: str, *, actor: str, reason: str, now
     rollout = records.load(connection, wanted, lock=True)
     _check_text("reason", reason)
     _require(rollout, (RolloutState.RUNNING,), "promoted")
+    if stage is not None and stage != rollout.stage:
+        raise RolloutStateError(f"the open stage is {rollout.stage + 1}, not {stage + 1}", hint="look at it again")
     if rollout.override is not Override.NONE:
         raise RolloutStateError(f"{rollout.name} is {rollout.override.value}", hint="resume it first")
     go_on(connection, rollout, "promoted", reason, actor=actor, now=now)

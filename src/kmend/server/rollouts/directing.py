@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from kmend.server.hosts.seen import Direction, Seen
 from kmend.server.rollouts import engine, records
-from kmend.server.rollouts.engine import Grant, GrantState, Tallies
+from kmend.server.rollouts.engine import Cause, Grant, GrantState, Tallies
 from kmend.server.rollouts.halting import halt
 from kmend.server.rollouts.records import Rollout
 from kmend.server.store.tables import grants, level_fixes, recalls
@@ -48,6 +48,9 @@ class Rollouts:
         for place, rollout in enumerate(live.rollouts):
             for host, grant in records.grants_of(connection, rollout.id, sorted(hosts)).items():
                 after = engine.progress(grant, rollout.plan.stages[grant.stage], hosts[host], now)
+                if after is grant and rollout.withdrawn and grant.state is GrantState.GRANTED:
+                    if not hosts[host].trying and hosts[host].level < grant.level and grant.state_since < now:
+                        after = grant.became(GrantState.INCONCLUSIVE, now, Cause.RETURNED, "withdrawn before it loaded")
                 if after is not grant:
                     self._move(connection, live, rollout, grant, after)
             live.rollouts[place] = self._halted(connection, live, rollout, now)
@@ -90,7 +93,7 @@ class Rollouts:
         now: int,
     ) -> Direction:
         stage = rollout.plan.stages[rollout.stage]
-        if not rollout.granting or seen.ring != stage.ring or seen.host in busy:
+        if not rollout.granting or seen.ring != stage.ring or seen.host in busy or seen.stale:
             return Direction()
         level = rollout.targets[seen.build_id]
         tallies = live.tallies[rollout.id, rollout.stage]
@@ -136,7 +139,7 @@ class Rollouts:
 
     def _halted(self, connection: Connection, live: Live, rollout: Rollout, now: int) -> Rollout:
         """The rollout, halted if failures of any of its stages are too many; at once, not at the next look."""
-        if not rollout.granting:
+        if not rollout.watched:
             return rollout
         for number in range(rollout.stage + 1):
             excess = engine.excessive(rollout.plan.stages[number], live.tallies[rollout.id, number])

@@ -205,8 +205,9 @@ def progress(grant: Grant, stage: Stage, seen: Seen, now: int) -> Grant:
         if steady and stage.soak_seconds == 0:
             return soaking.became(GrantState.SUCCEEDED, now)
         return soaking
-    if seen.level > grant.level:
-        return grant.became(GrantState.INCONCLUSIVE, now, Cause.SUPERSEDED, f"it runs level {seen.level} by now")
+    if seen.level > grant.level or (seen.level == grant.level and seen.trying > grant.level):
+        newest = max(seen.level, seen.trying)
+        return grant.became(GrantState.INCONCLUSIVE, now, Cause.SUPERSEDED, f"it runs or tries level {newest} by now")
     if seen.trying == grant.level:
         return grant if grant.state is GrantState.SOAKING else grant.became(GrantState.LOADING, now)
     if grant.state is GrantState.SOAKING:
@@ -219,16 +220,17 @@ def progress(grant: Grant, stage: Stage, seen: Seen, now: int) -> Grant:
     return grant
 
 
-def overdue(grant: Grant, stage: Stage, last_seen: int, now: int) -> Grant:
+def overdue(grant: Grant, stage: Stage, last_seen: int, now: int, *, awake_since: int = 0) -> Grant:
     """The grant, failed if its host has been silent, or has not come to an end, for too long."""
     if not grant.live:
         return grant
-    quiet = now - max(last_seen, grant.granted_at)
+    quiet = now - max(last_seen, grant.granted_at, awake_since)
     if quiet > stage.silence_seconds:
         return grant.became(
             GrantState.FAILED, now, Cause.SILENT, f"no check-in for {quiet} s, while {grant.state.value}"
         )
-    if grant.state is not GrantState.SOAKING and now - grant.granted_at > stage.patience_seconds:
+    heard = last_seen >= awake_since
+    if heard and grant.state is not GrantState.SOAKING and now - grant.granted_at > stage.patience_seconds:
         return grant.became(
             GrantState.FAILED, now, Cause.STUCK, f"not in force {now - grant.granted_at} s after its grant"
         )
@@ -252,20 +254,25 @@ class Verdict:
     reason: str = ""
 
 
-def judge(stage: Stage, tallies: Tallies, remaining: int, opened_at: int, now: int) -> Verdict:
+def judge(stage: Stage, tallies: Tallies, remaining: int, opened_at: int, now: int, *, absent: int = 0) -> Verdict:
     """What becomes of an open stage.
 
     Args:
         remaining: hosts of the stage that could be granted but are not yet.
+        absent: hosts of the stage that lack the level and cannot be granted now: away, or refusing it.
     """
     excess = excessive(stage, tallies)
     if excess:
         return Verdict(Judgement.HALT, excess)
     total = tallies.finished + tallies.in_flight + remaining
     if total == 0:
-        if tallies.granted == 0:
+        if tallies.granted:
+            return Verdict(Judgement.HALT, "the stage ended without any host that succeeded")
+        if not absent:
             return Verdict(Judgement.SKIPPED, f"the ring {stage.ring} has no host for it")
-        return Verdict(Judgement.PASSED, "no host is left whose outcome counts")
+        if stage.deadline_seconds and now - opened_at > stage.deadline_seconds:
+            return Verdict(Judgement.HALT, f"{absent} hosts are away or refuse it, and nobody tried it")
+        return Verdict(Judgement.OPEN)
     enough = tallies.finished >= min(stage.sample, total)
     if enough and tallies.succeeded >= math.ceil(stage.success * total - 1e-9):
         return Verdict(Judgement.PASSED, f"{tallies.succeeded} of {total} hosts succeeded")

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, exists, func, select, true
 
 from kmend.server.access import audit
 from kmend.server.notices import Event, post
@@ -16,18 +16,20 @@ from kmend.server.rollouts.errors import RolloutError
 from kmend.server.rollouts.halting import halt
 from kmend.server.rollouts.plan import Stage
 from kmend.server.rollouts.records import Override, Rollout, RolloutState
-from kmend.server.store import Store, StoreError, news
-from kmend.server.store.tables import grants, hosts, ring_levels, rollout_targets
+from kmend.server.store import Store, StoreError, news, settings
+from kmend.server.store.tables import grants, hosts, level_fixes, recalls, ring_levels, rollout_targets
 
 GONE_SECONDS = 3600
 """A host that is overdue by more is not waited for; it gets the level when it comes back and its ring has it."""
 NEW_SECONDS = 900
 """So long a host that was enrolled may take until it says which kernel it runs; after that nobody waits for it."""
+NOTE_SECONDS, GAP_SECONDS = 10, 60
 _logger = logging.getLogger(__name__)
 
 
 def evaluate(store: Store, now: int) -> None:
     """Look at every rollout that goes on, each in a transaction of its own: one that cannot be judged stops no other."""
+    store.transact(functools.partial(_awake, now=now))
     with store.read() as connection:
         ids = [rollout.id for rollout in records.live(connection, lock=False)]
     for rollout in ids:
@@ -37,20 +39,48 @@ def evaluate(store: Store, now: int) -> None:
             _logger.error("rollout %s cannot be judged: %s", rollout, problem.message)
 
 
+def _number(connection: Connection, name: str) -> int:
+    return int(settings.read(connection, name) or 0)
+
+
+def _awake(connection: Connection, now: int) -> None:
+    """Note that somebody looks; after a gap, in which no host could check in, that it begins anew."""
+    before = _number(connection, settings.LOOKED_AT)
+    if 0 <= now - before < NOTE_SECONDS:
+        return
+    if before and now - before > GAP_SECONDS:
+        settings.write(connection, settings.AWAKE_SINCE, str(now))
+        settings.write(connection, settings.ASLEEP_SINCE, str(before))
+    settings.write(connection, settings.LOOKED_AT, str(now))
+
+
 def look(connection: Connection, wanted: str, now: int) -> None:
     """Look at one rollout."""
     rollout = records.load(connection, wanted, lock=True)
     rollout = _overdue(connection, rollout, now)
-    if not rollout.granting:
+    if not rollout.watched:
         return
-    for number in range(rollout.stage):
+    for number in range(rollout.stage + (rollout.state is RolloutState.RUNNING)):
         excess = engine.excessive(rollout.plan.stages[number], rollout.stages[number].tallies)
         if excess:
             halt(connection, rollout, excess, now)
             return
+    if not rollout.granting:
+        return
     stage = rollout.plan.stages[rollout.stage]
+    bad = recalled(connection, rollout)
+    if bad:
+        halt(connection, rollout, bad, now)
+        return
     left = remaining(connection, rollout, now)
-    verdict = engine.judge(stage, rollout.stages[rollout.stage].tallies, left, rollout.stage_opened_at, now)
+    verdict = engine.judge(
+        stage,
+        rollout.stages[rollout.stage].tallies,
+        left,
+        rollout.stage_opened_at,
+        now,
+        absent=absent(connection, rollout),
+    )
     if verdict.judgement is Judgement.HALT:
         halt(connection, rollout, verdict.reason, now)
     elif verdict.judgement is not Judgement.OPEN:
@@ -105,6 +135,7 @@ def release(connection: Connection, rollout: Rollout, ring: str, now: int) -> No
 
 def _overdue(connection: Connection, rollout: Rollout, now: int) -> Rollout:
     """The rollout after grants of silent and stuck hosts have failed."""
+    awake_since = _number(connection, settings.AWAKE_SINCE)
     silence = min(stage.silence_seconds for stage in rollout.plan.stages)
     patience = min(stage.patience_seconds for stage in rollout.plan.stages)
     query = (
@@ -122,10 +153,14 @@ def _overdue(connection: Connection, rollout: Rollout, now: int) -> Rollout:
     changed = set()
     for row in connection.execute(query).all():
         before = records.read_grant(row)
-        if row.host_state != "enrolled":
+        if row.host_state == "expired":
+            after = before.became(GrantState.FAILED, now, engine.Cause.SILENT, "it was silent until it was let go")
+        elif row.host_state != "enrolled":
             after = before.became(GrantState.INCONCLUSIVE, now, engine.Cause.GONE, f"the host was {row.host_state}")
         else:
-            after = engine.overdue(before, rollout.plan.stages[before.stage], row.last_seen, now)
+            after = engine.overdue(
+                before, rollout.plan.stages[before.stage], row.last_seen, now, awake_since=awake_since
+            )
         if after is not before:
             tallies[before.stage] = tallies[before.stage].moved(before, after)
             changed.add(before.stage)
@@ -143,6 +178,30 @@ def remaining(connection: Connection, rollout: Rollout, now: int) -> int:
     return _waiting(connection, rollout, stage, now) + _unknown(connection, stage.ring, now)
 
 
+def absent(connection: Connection, rollout: Rollout) -> int:
+    """Hosts of the open stage that lack the level and of which nothing is decided, whether they could be granted or not."""
+    stage = rollout.plan.stages[rollout.stage]
+    rows = connection.execute(_eligible(rollout, stage.ring, None)).all()
+    return sum(engine.position(rollout.id, row.id) < stage.share for row in rows)
+
+
+def recalled(connection: Connection, rollout: Rollout) -> str:
+    """Which of its levels is recalled, whole or by a fix, without being above that; empty for none."""
+    named = (recalls.c.build_id == rollout_targets.c.build_id) & (recalls.c.level == rollout_targets.c.level)
+    held = exists().where(
+        level_fixes.c.build_id == rollout_targets.c.build_id,
+        level_fixes.c.level == rollout_targets.c.level,
+        level_fixes.c.fix == recalls.c.fix,
+    )
+    query = (
+        select(rollout_targets.c.level, recalls.c.number)
+        .where(rollout_targets.c.rollout == rollout.id, recalls.c.withdrawn_at.is_(None), named | held)
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return f"level {row.level} is recalled (recall {row.number})" if row is not None else ""
+
+
 def _unknown(connection: Connection, ring: str, now: int) -> int:
     """Hosts that were just enrolled: a ring that has only such hosts is not one without hosts."""
     query = select(func.count()).where(
@@ -155,7 +214,9 @@ def _unknown(connection: Connection, ring: str, now: int) -> int:
 
 
 def _waiting(connection: Connection, rollout: Rollout, stage: Stage, now: int) -> int:
-    query = _eligible(rollout, stage.ring, now)
+    since = _number(connection, settings.AWAKE_SINCE)
+    then = _number(connection, settings.ASLEEP_SINCE) if now - since < GONE_SECONDS else now
+    query = _eligible(rollout, stage.ring, then - GONE_SECONDS)
     if stage.share < 1:
         rows = connection.execute(query).all()
         return sum(
@@ -168,7 +229,7 @@ def _waiting(connection: Connection, rollout: Rollout, stage: Stage, now: int) -
     return plain + sum(row.level not in json.loads(row.refuses) for row in refusing)
 
 
-def _eligible(rollout: Rollout, ring: str, now: int) -> Select[tuple[str, str, int]]:
+def _eligible(rollout: Rollout, ring: str, due: int | None) -> Select[tuple[str, str, int]]:
     decided = (
         select(grants.c.host)
         .where(grants.c.rollout == rollout.id, grants.c.state != GrantState.INCONCLUSIVE.value)
@@ -182,7 +243,7 @@ def _eligible(rollout: Rollout, ring: str, now: int) -> Select[tuple[str, str, i
             hosts.c.ring == ring,
             hosts.c.state == "enrolled",
             hosts.c.level < rollout_targets.c.level,
-            hosts.c.next_due >= now - GONE_SECONDS,
+            hosts.c.next_due >= due if due is not None else true(),
             hosts.c.id.not_in(decided),
         )
     )

@@ -81,6 +81,12 @@ class Rollout:
         return self.state is RolloutState.RUNNING and self.override is Override.NONE
 
     @property
+    def watched(self) -> bool:
+        """Whether failures halt it: also while it is paused or waits for a person."""
+        going = self.state in (RolloutState.RUNNING, RolloutState.AWAITING_APPROVAL)
+        return going and self.override is not Override.HALTED
+
+    @property
     def withdrawn(self) -> bool:
         """Whether granted hosts are not to go on."""
         return self.override is Override.HALTED or self.state is RolloutState.ABORTED

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, select, text
 
 from kmend.server.store.tables import settings
 
+LOOKED_AT, AWAKE_SINCE, ASLEEP_SINCE = "rollouts.looked_at", "rollouts.awake_since", "rollouts.asleep_since"
 SERVER_ID = "server_id"
 _WRITE = text(
     "INSERT INTO settings (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = :value"
