@@ -1,0 +1,104 @@
+"""OpenVEX and OSV: valid by their schemas, and by go-vex's stricter rules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmend.intel.documents import Advisory, Observed, openvex, osv, purls
+from kmend.intel.verdicts import Verdict, Word
+
+OBSERVED = Observed("6f1c", "b0" * 16, 1_790_000_000, "kmend_2_0123abcd", "ab" * 32)
+PURLS = purls("6.1.0-50-amd64", "6.1.176-1", "x86_64")
+JUSTIFICATIONS = {
+    "component_not_present", "vulnerable_code_not_present", "vulnerable_code_not_in_execute_path",
+    "vulnerable_code_cannot_be_controlled_by_adversary", "inline_mitigations_already_exist",
+}  # fmt: skip
+
+
+def schema(data: Path, name: str) -> Any:
+    return json.loads((data / "schemas" / name).read_text())
+
+
+def go_vex(statement: dict[str, Any]) -> None:
+    """The rules of go-vex's own validation."""
+    status = statement["status"]
+    assert status in ("not_affected", "affected", "fixed", "under_investigation")
+    if status == "not_affected":
+        assert "justification" in statement or statement.get("impact_statement")
+        assert statement.get("justification", "component_not_present") in JUSTIFICATIONS
+        assert "action_statement" not in statement
+    elif status == "affected":
+        assert statement["action_statement"]
+        assert not {"justification", "impact_statement"} & set(statement)
+    else:
+        assert not {"justification", "impact_statement", "action_statement"} & set(statement)
+
+
+def document(*verdicts: Verdict) -> Any:
+    return openvex("https://kmend.example/vex/6f1c/3", "kmend.example", 3, PURLS, OBSERVED, verdicts)
+
+
+verdicts = st.lists(
+    st.builds(
+        Verdict, st.integers(1000, 99_999).map(lambda number: f"CVE-2026-{number}"), st.sampled_from(Word),
+        st.sampled_from(["", "level 2", "rejected", "not built"]), st.lists(st.text(min_size=1), max_size=2).map(tuple),
+    ),
+    min_size=1, max_size=6, unique_by=lambda item: item.cve,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def valid(data: Path) -> Any:
+    return jsonschema_rs.validator_for(schema(data, "openvex.schema.json"))
+
+
+@given(found=verdicts)
+def test_every_verdict_becomes_a_valid_statement(valid: Any, found: list[Verdict]) -> None:
+    made = json.loads(json.dumps(document(*found)))
+    valid.validate(made)
+    assert [item["vulnerability"]["name"] for item in made["statements"]] == sorted(item.cve for item in found)
+    for statement in made["statements"]:
+        go_vex(statement)
+
+
+def test_what_a_livepatch_has_closed_is_fixed_on_this_boot_only() -> None:
+    (statement,) = document(Verdict("CVE-2026-1001", Word.LIVE_PATCHED, "level 2"))["statements"]
+    assert statement["status"] == "fixed"
+    for word in ("kmend_2_0123abcd", "ab" * 32, "b0" * 16, "void after a restart"):
+        assert word in statement["status_notes"]
+
+
+@pytest.mark.parametrize("word", [word for word in Word if word not in (Word.UNKNOWN, Word.MITIGATED)])
+def test_only_what_is_closed_suppresses_a_finding(word: Word) -> None:
+    """Scanners leave out what is `fixed` or `not_affected`."""
+    found = Verdict("CVE-2026-1001", word, "x", ("because",))
+    (statement,) = document(found)["statements"]
+    assert (statement["status"] in ("fixed", "not_affected")) == (not found.open)
+
+
+def test_purls_match_what_scanners_write() -> None:
+    """Every qualifier of ours is in theirs with the same value, and the version is equal (go-vex, PurlMatches)."""
+    image, source = PURLS
+    assert image == "pkg:deb/debian/linux-image-6.1.0-50-amd64@6.1.176-1?arch=amd64"
+    assert source == "pkg:deb/debian/linux@6.1.176-1?arch=source"
+    assert purls("6.12.1+deb13-amd64", "6.12.48-1+deb13u1", "x86_64")[0].endswith("@6.12.48-1%2Bdeb13u1?arch=amd64")
+    for theirs in ("distro=debian-12.5&arch=amd64", "arch=amd64&distro=debian-12&upstream=linux-signed-amd64"):
+        assert set(image.partition("?")[2].split("&")) <= set(theirs.split("&"))
+
+
+def test_a_levels_advisory(data: Path) -> None:
+    made = osv(
+        Advisory(
+            "KMEND-2026-0007", 1_790_000_000, 2, 1, ("CVE-2026-53361",), "6.1.176-1", "6.1.0-50-amd64", "9c" * 20,
+            "kmend_2_0123abcd", "ab" * 32, ("vmlinux:unix_gc",), ("https://git.kernel.org/stable/c/20aa894d475b",),
+        )
+    )  # fmt: skip
+    jsonschema_rs.validator_for(schema(data, "osv.schema.json")).validate(json.loads(json.dumps(made)))
+    assert made["id"] == "x_KMEND-2026-0007"
