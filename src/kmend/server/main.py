@@ -20,6 +20,7 @@ from kmend.server.commands.output import print_error_json, report_error, wants_j
 _HERE = {
     "backup": "kmend.server.commands.backup:backup",
     "check": "kmend.server.commands.local:check",
+    "feeds": "kmend.server.commands.feeds:command",
     "init": "kmend.server.commands.init:command",
     "migrate": "kmend.server.commands.local:migrate",
     "repository": "kmend.server.commands.repository:command",
@@ -33,6 +34,8 @@ _HERE = {
 _CLIENTS = {
     "audit": "kmend.server.commands.audit:command",
     "channels": "kmend.server.commands.people:channels",
+    "cve": "kmend.server.commands.cves:cve",
+    "explain": "kmend.server.commands.cves:explain",
     "hosts": "kmend.server.commands.hosts:command",
     "keys": "kmend.server.commands.rings:keys",
     "levels": "kmend.server.commands.levels:command",

@@ -20,7 +20,7 @@ from kmend.core.errors import KmendError
 from kmend.server.api import problems
 from kmend.server.api.guarding import Guard, caller_of
 from kmend.server.api.hostside import HostSide, Receive, Scope, Send
-from kmend.server.api.routes import hosts, levels, people, rings, rollouts
+from kmend.server.api.routes import hosts, knowledge, levels, people, rings, rollouts
 from kmend.server.api.services import Services
 
 PREFIX = "/api/v1"
@@ -72,7 +72,14 @@ def create_litestar(services: Services) -> Litestar:
         route_handlers=[
             Router(
                 PREFIX,
-                route_handlers=[hosts.router, rings.router, rollouts.router, levels.router, people.router],
+                route_handlers=[
+                    hosts.router,
+                    rings.router,
+                    rollouts.router,
+                    levels.router,
+                    knowledge.router,
+                    people.router,
+                ],
                 guards=[Guard(services)],
                 dependencies={
                     "services": Provide(lambda: services, use_cache=True, sync_to_thread=False),

@@ -23,6 +23,7 @@ _STATUSES = {
     "unauthenticated": 401,
     "forbidden": 403,
     "not-found": 404,
+    "not-known": 404,
     "conflict": 409,
     "rollout-state": 409,
     "regression": 409,

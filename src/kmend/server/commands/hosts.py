@@ -84,7 +84,7 @@ def list_(
 def show(context: click.Context, host: str, as_json: bool) -> None:
     """One host, by ID or by a name that is unique."""
     client = connect(context)
-    row = client.get("hosts", _id(client, host))
+    row = client.get("hosts", id_of(client, host))
     if as_json:
         print_json(row)
         return
@@ -102,7 +102,7 @@ def show(context: click.Context, host: str, as_json: bool) -> None:
 def why(context: click.Context, host: str, as_json: bool) -> None:
     """What each rollout that goes on has to do with a host: its grant, or what it waits for."""
     client = connect(context)
-    rows = client.get("hosts", _id(client, host), "why")
+    rows = client.get("hosts", id_of(client, host), "why")
     if as_json:
         print_json(rows)
         return
@@ -120,7 +120,7 @@ def why(context: click.Context, host: str, as_json: bool) -> None:
 def move(context: click.Context, host: str, ring: str, as_json: bool) -> None:
     """Put a host into another ring; nothing that is loaded changes."""
     client = connect(context)
-    _done(client.post("hosts", _id(client, host), "move", body={"ring": ring}), as_json)
+    _done(client.post("hosts", id_of(client, host), "move", body={"ring": ring}), as_json)
 
 
 @command.command()
@@ -132,7 +132,7 @@ def move(context: click.Context, host: str, ring: str, as_json: bool) -> None:
 def tag(context: click.Context, host: str, tags: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
     """Give a host tags: NAME=VALUE ..."""
     client = connect(context)
-    host_id = _id(client, host)
+    host_id = id_of(client, host)
     wanted = dict(client.get("hosts", host_id)["tags"])
     for item in tags:
         name, sign, value = item.partition("=")
@@ -152,7 +152,7 @@ def tag(context: click.Context, host: str, tags: tuple[str, ...], remove: tuple[
 def decommission(context: click.Context, host: str, reason: str, as_json: bool) -> None:
     """Take a host out of the fleet: its credential is worth nothing from now on. What it runs, it goes on running."""
     client = connect(context)
-    _done(client.post("hosts", _id(client, host), "decommission", body={"reason": reason}), as_json)
+    _done(client.post("hosts", id_of(client, host), "decommission", body={"reason": reason}), as_json)
 
 
 @command.command()
@@ -164,7 +164,7 @@ def decommission(context: click.Context, host: str, reason: str, as_json: bool) 
 def reports(context: click.Context, host: str, limit: int, output: Path | None, as_json: bool) -> None:
     """What a host has reported, with its signature: evidence that the server cannot have made up."""
     client = connect(context)
-    rows = client.get("hosts", _id(client, host), "reports", limit=limit)
+    rows = client.get("hosts", id_of(client, host), "reports", limit=limit)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         for row in rows:
@@ -177,7 +177,7 @@ def reports(context: click.Context, host: str, limit: int, output: Path | None, 
     print_table(shown, {"counter": "CHECK-IN", "at": "RECEIVED", "digest": "DIGEST"})
 
 
-def _id(client: Any, text: str) -> str:
+def id_of(client: Any, text: str) -> str:
     """The ID of a host that is named by it, or by a name that only one has."""
     if len(text) == 32 and not set(text) - set("0123456789abcdef"):
         return text

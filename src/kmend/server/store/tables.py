@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -389,3 +390,74 @@ outbox = Table(
     Column("sent_at", BigInteger),
     Column("error", Text, nullable=False, default=""),
 )
+
+# What is known of vulnerabilities (kmend.intel)
+
+feeds = Table(
+    "feeds",
+    metadata,
+    Column("name", Text, primary_key=True),  # cna, debian, kev, epss
+    Column("version", Text, nullable=False),
+    Column("as_of", BigInteger, nullable=False),  # how old what it says is
+    Column("imported_at", BigInteger, nullable=False),
+    Column("records", Integer, nullable=False),
+    Column("aside_count", Integer, nullable=False),
+    Column("aside", Text, nullable=False),  # JSON list of [name, why], the first thousand
+)
+
+cves = Table(
+    "cves",
+    metadata,
+    Column("cve", Text, primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("cvss", Text, nullable=False),
+    Column("files", Text, nullable=False),  # JSON list
+    Column("commits", Text, nullable=False),  # JSON list
+    Column("pairs", Text, nullable=False),  # as in a .dyad file
+    Column("rejected", Boolean, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+)
+
+cve_signals = Table(
+    "cve_signals",
+    metadata,
+    Column("cve", Text, primary_key=True),
+    Column("kev_added", BigInteger),
+    Column("kev_due", BigInteger),
+    Column("forensic", Boolean),
+    Column("epss", Float),
+    Column("percentile", Float),
+)
+
+distro_fixes = Table(
+    "distro_fixes",
+    metadata,
+    Column("package", Text, primary_key=True),
+    Column("cve", Text, primary_key=True),
+    Column("place", Integer, nullable=False),  # of the upload, rising
+    Index(None, "cve"),
+)
+
+kernel_facts = Table(
+    "kernel_facts",
+    metadata,
+    Column("build_id", Text, primary_key=True),
+    Column("package", Text, nullable=False),
+    Column("imported_at", BigInteger, nullable=False),
+    Column("facts", LargeBinary, nullable=False),  # the document, as zlib packs it
+)
+
+applicability = Table(
+    "applicability",
+    metadata,
+    Column("build_id", Text, primary_key=True),
+    Column("cve", Text, primary_key=True),
+    Column("affected", Boolean),  # None: not known
+    Column("reason", Text, nullable=False),
+    Column("presence", Text, nullable=False),
+    Column("objects", Text, nullable=False),  # JSON list
+    Column("evidence", Text, nullable=False),  # JSON list
+    Column("in_c", Boolean, nullable=False),
+    Index(None, "cve"),
+)
+"""What a CVE means for a kernel build; computed when a feed or the facts have changed, by `kmend.intel.applicability`."""

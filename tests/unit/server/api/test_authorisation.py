@@ -16,7 +16,7 @@ from kmend.server.api.guarding import PERMISSION
 from kmend.server.store import Store
 
 ID = "ab" * 16
-FILLED = {"host": ID, "ring": "nowhere", "key_id": ID, "rollout": ID, "plan": "nothing", "build_id": "5ca1ab1e" * 5,
+FILLED = {"host": ID, "cve": "CVE-2026-1001", "ring": "nowhere", "key_id": ID, "rollout": ID, "plan": "nothing", "build_id": "5ca1ab1e" * 5,
           "level": "1", "token": ID, "channel": ID}  # fmt: skip
 BODIES: dict[str, Any] = {
     "move": {"ring": "ring0"},
@@ -28,7 +28,8 @@ BODIES: dict[str, Any] = {
     "rollouts": {"name": "r", "plan": "nothing", "targets": {"5ca1ab1e" * 5: 1}},
     "tokens": {"name": "n", "roles": ["viewer"]},
     "channels": {"kind": "email", "target": "a@example.org"},
-    **{key: {"reason": "because"} for key in ("approve", "pause", "resume", "abort", "promote")},
+    **{key: {"reason": "because"} for key in ("approve", "pause", "resume", "abort")},
+    "promote": {"reason": "because", "stage": 0},
 }
 
 

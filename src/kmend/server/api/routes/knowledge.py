@@ -1,0 +1,202 @@
+"""CVEs: how the fleet stands to one, what is true of one host, and how old the feeds are that say so."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import msgspec
+from litestar import Router, get
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, QueryParameter
+from sqlalchemy import select
+
+from kmend.intel.verdicts import RULES, Word
+from kmend.server.access.permissions import Caller, Permission
+from kmend.server.api.guarding import needs
+from kmend.server.api.routes.hosts import HostId, visible
+from kmend.server.api.services import Services
+from kmend.server.knowledge import HostVerdict, of_cve, of_host
+from kmend.server.store import tables
+
+CveId = Annotated[str, PathParameter(max_length=40)]
+
+
+class GroupView(msgspec.Struct, frozen=True):
+    """Hosts of which one thing is true of the CVE.
+
+    Attributes:
+        verdict: one of DESIGN's words; `open` unless a deadline ends with it.
+        level: in force; 0 for none.
+    """
+
+    verdict: Word
+    detail: str
+    open: bool
+    release: str
+    build_id: str
+    ring: str
+    level: int
+    hosts: int
+    evidence: tuple[str, ...]
+
+
+class CveView(msgspec.Struct, frozen=True):
+    """A CVE and the fleet.
+
+    Attributes:
+        cvss: the CNA's vector, a worst case; empty where it gives none.
+        kev_added, kev_due: seconds since 1970-01-01 UTC; null if CISA does not list it.
+        closed_by: kernel build -> levels that close it.
+    """
+
+    cve: str
+    title: str
+    cvss: str
+    files: tuple[str, ...]
+    rejected: bool
+    kev_added: int | None
+    kev_due: int | None
+    epss: float | None
+    closed_by: dict[str, tuple[int, ...]]
+    exposed: int
+    groups: tuple[GroupView, ...]
+    rules: str
+
+
+class VerdictView(msgspec.Struct, frozen=True):
+    """What is true of a CVE on a host, and what that rests on.
+
+    Attributes:
+        feeds: name -> [version, age in seconds].
+        stale: feeds that are missing, or older than they may be.
+    """
+
+    cve: str
+    verdict: Word
+    detail: str
+    open: bool
+    title: str
+    cvss: str
+    kev_added: int | None
+    epss: float | None
+    evidence: tuple[str, ...]
+    feeds: dict[str, tuple[str, int]]
+    stale: tuple[str, ...]
+    rules: str
+
+
+class HostCves(msgspec.Struct, frozen=True):
+    """All of a host; how many there are of each verdict, and the CVEs, the worst last."""
+
+    counts: dict[str, int]
+    stale: tuple[str, ...]
+    items: tuple[VerdictView, ...]
+
+
+class FeedView(msgspec.Struct, frozen=True):
+    """A feed.
+
+    Attributes:
+        age: seconds, of what it says.
+        aside: records that could not be read, and why; the first thousand.
+    """
+
+    name: str
+    version: str
+    age: int
+    imported_at: int
+    records: int
+    aside_count: int
+    aside: tuple[tuple[str, str], ...]
+
+
+@get("/cves/{cve:str}", opt=needs(Permission.READ), sync_to_thread=True)
+def show_cve(services: NamedDependency[Services], caller: NamedDependency[Caller], cve: CveId) -> CveView:
+    """How the fleet stands to a CVE: who is exposed, and what closes it."""
+    with services.store.read() as connection:
+        groups = of_cve(connection, cve, caller.rings)
+        record = connection.execute(select(tables.cves).where(tables.cves.c.cve == cve)).first()
+        signal = connection.execute(select(tables.cve_signals).where(tables.cve_signals.c.cve == cve)).first()
+        closing = tables.level_cves.c
+        rows = connection.execute(
+            select(closing.build_id, closing.level).where(closing.cve == cve).order_by(closing.build_id, closing.level)
+        ).all()
+    closed_by: dict[str, tuple[int, ...]] = {}
+    for row in rows:
+        closed_by[row.build_id] = (*closed_by.get(row.build_id, ()), row.level)
+    return CveView(
+        cve=cve,
+        title=record.title if record is not None else "",
+        cvss=record.cvss if record is not None else "",
+        files=tuple(json.loads(record.files)) if record is not None else (),
+        rejected=record is not None and record.rejected,
+        kev_added=signal.kev_added if signal is not None else None,
+        kev_due=signal.kev_due if signal is not None else None,
+        epss=signal.epss if signal is not None else None,
+        closed_by=closed_by,
+        exposed=sum(group.hosts for group in groups if group.verdict.open),
+        groups=tuple(
+            GroupView(
+                item.verdict.word, item.verdict.detail, item.verdict.open, item.release, item.build_id, item.ring,
+                item.level, item.hosts, item.verdict.evidence,
+            )
+            for item in groups
+        ),
+        rules=RULES,
+    )  # fmt: skip
+
+
+@get("/hosts/{host:str}/cves", opt=needs(Permission.READ), sync_to_thread=True)
+def cves_of_host(
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    host: HostId,
+    verdict: Annotated[Word | None, QueryParameter()] = None,
+) -> HostCves:
+    """Every CVE that a host's kernel has, or may have, or has mended; with `verdict`, only those of which that is true."""
+    with services.store.read() as connection:
+        visible(connection, caller, host)
+        found = of_host(connection, host, services.clock())
+    counts: dict[str, int] = {}
+    for item in found:
+        counts[item.verdict.word.value] = counts.get(item.verdict.word.value, 0) + 1
+    shown = tuple(_view(item) for item in found if verdict is None or item.verdict.word is verdict)
+    return HostCves(counts, found[0].stale if found else (), shown)
+
+
+@get("/hosts/{host:str}/cves/{cve:str}", opt=needs(Permission.READ), sync_to_thread=True)
+def explain_cve(
+    services: NamedDependency[Services], caller: NamedDependency[Caller], host: HostId, cve: CveId
+) -> VerdictView:
+    """What is true of one CVE on one host, with the whole chain of reasoning."""
+    with services.store.read() as connection:
+        visible(connection, caller, host)
+        (found,) = of_host(connection, host, services.clock(), cve)
+    return _view(found)
+
+
+@get("/feeds", opt=needs(Permission.READ), sync_to_thread=True)
+def list_feeds(services: NamedDependency[Services]) -> tuple[FeedView, ...]:
+    """What was imported, how old it is, and what of it could not be read."""
+    with services.store.read() as connection:
+        rows = connection.execute(select(tables.feeds).order_by(tables.feeds.c.name)).all()
+    now = services.clock()
+    return tuple(
+        FeedView(
+            row.name, row.version, max(0, now - row.as_of), row.imported_at, row.records, row.aside_count,
+            tuple((str(name), str(why)) for name, why in json.loads(row.aside)),
+        )
+        for row in rows
+    )  # fmt: skip
+
+
+def _view(item: HostVerdict) -> VerdictView:
+    found = item.verdict
+    return VerdictView(
+        found.cve, found.word, found.detail, found.open, item.title, item.cvss, item.kev_added, item.epss, found.evidence,
+        dict(item.feeds), item.stale, RULES,
+    )  # fmt: skip
+
+
+router = Router("/", tags=["cves"], route_handlers=[show_cve, cves_of_host, explain_cve, list_feeds])

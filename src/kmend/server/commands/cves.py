@@ -1,0 +1,69 @@
+"""`kmend-server cve` and `explain`: who is exposed, and why that is said of a host."""
+
+from __future__ import annotations
+
+import click
+
+from kmend.server.commands.client import connect
+from kmend.server.commands.hosts import id_of
+from kmend.server.commands.output import json_option, print_json, print_table
+from kmend.server.commands.times import moment
+
+
+@click.command()
+@click.argument("name", metavar="CVE")
+@json_option
+@click.pass_context
+def cve(context: click.Context, name: str, as_json: bool) -> None:
+    """Who is exposed to a CVE, and what closes it."""
+    found = connect(context).get("cves", name)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{found['cve']}: {found['title'] or 'no feed describes it'}")
+    if found["rejected"]:
+        click.echo("the CNA has rejected it")
+    if found["kev_added"] is not None:
+        due = f", due {moment(found['kev_due'])}" if found["kev_due"] is not None else ""
+        click.echo(f"known to be exploited: listed {moment(found['kev_added'])}{due}")
+    click.echo(f"{found['exposed']} hosts exposed")
+    print_table(
+        found["groups"],
+        {"verdict": "VERDICT", "detail": "BY", "hosts": "HOSTS", "release": "KERNEL", "ring": "RING", "level": "LEVEL"},
+    )
+
+
+@click.command()
+@click.argument("host")
+@click.argument("name", metavar="CVE", required=False)
+@json_option
+@click.pass_context
+def explain(context: click.Context, host: str, name: str | None, as_json: bool) -> None:
+    """What is true of a CVE on a host, and what that rests on; without CVE, how many there are of each verdict."""
+    client = connect(context)
+    if name is None:
+        found = client.get("hosts", id_of(client, host), "cves")
+        if as_json:
+            print_json(found)
+            return
+        for word, count in found["counts"].items():
+            click.echo(f"{count:8,} {word}")
+        _print_stale(found["stale"])
+        return
+    found = client.get("hosts", id_of(client, host), "cves", name)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{found['cve']}: {found['verdict']}" + (f" ({found['detail']})" if found["detail"] else ""))
+    if found["title"]:
+        click.echo(f"  {found['title']}")
+    for line in found["evidence"]:
+        click.echo(f"  - {line}")
+    for feed, (version, age) in sorted(found["feeds"].items()):
+        click.echo(f"  {feed}: {version}, {age // 3600} h old")
+    _print_stale(found["stale"])
+
+
+def _print_stale(names: list[str]) -> None:
+    if names:
+        click.echo(f"stale: {', '.join(names)} is missing or too old; what is not affected may be affected by now")

@@ -1,0 +1,117 @@
+"""What CVEs mean for kernel builds, computed once for each build and kept: hosts share builds."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from kmend.core.document import decode
+from kmend.core.facts import KernelFacts
+from kmend.intel.applicability import Applicability, Build, Presence, Reason, judge
+from kmend.intel.feeds import CveRecord
+from kmend.intel.ranges import read_dyad
+from kmend.server.store import Store
+from kmend.server.store.tables import applicability, cves, distro_fixes, kernel_facts
+
+PORTION = 500
+MAX_FACTS = 64 * 1024 * 1024
+
+
+def judge_builds(store: Store, *, builds: Collection[str] | None = None, only: Collection[str] | None = None) -> int:
+    """Judge CVEs for builds whose facts are there; returns how many answers were written.
+
+    Args:
+        builds: build IDs; None for all.
+        only: these CVEs; None for all that are known, and all that the distro names.
+    """
+    with store.read() as connection:
+        query = select(kernel_facts.c.build_id)
+        found = [row.build_id for row in connection.execute(query) if builds is None or row.build_id in builds]
+    return sum(_judge_build(store, build_id, only) for build_id in found)
+
+
+def record_of(row: Any) -> CveRecord:
+    """What the database keeps of a record, as intel has it."""
+    return CveRecord(
+        row.cve, row.title, read_dyad(row.pairs), tuple(json.loads(row.files)), tuple(json.loads(row.commits)), row.cvss
+    )
+
+
+def build_of(connection: Connection, build_id: str) -> Build | None:
+    """A kernel build, with what the distro has mended in it; None if its facts are not there."""
+    row = connection.execute(select(kernel_facts).where(kernel_facts.c.build_id == build_id)).first()
+    if row is None:
+        return None
+    place = connection.execute(
+        select(func.max(distro_fixes.c.place)).where(distro_fixes.c.package == row.package)
+    ).scalar()
+    fixed = connection.execute(select(distro_fixes.c.cve).where(distro_fixes.c.place <= (place or 0))).scalars()
+    content = zlib.decompressobj().decompress(row.facts, MAX_FACTS)
+    return Build(row.package, frozenset(fixed), decode(KernelFacts, content, max_bytes=MAX_FACTS))
+
+
+def kept(row: Any) -> Applicability:
+    """An answer that was written before."""
+    return Applicability(
+        row.cve, row.affected, Reason(row.reason), Presence(row.presence), tuple(json.loads(row.objects)),
+        tuple(json.loads(row.evidence)), row.in_c,
+    )  # fmt: skip
+
+
+def _judge_build(store: Store, build_id: str, only: Collection[str] | None) -> int:
+    with store.read() as connection:
+        build = build_of(connection, build_id)
+        if build is None:
+            return 0
+        rows = {row.cve: row for row in connection.execute(select(cves)) if only is None or row.cve in only}
+        named = set(connection.execute(select(distro_fixes.c.cve)).scalars())
+    others = named - rows.keys() if only is None else named & set(only) - rows.keys()
+    found = [
+        *(_judged(row, build) for row in rows.values()),
+        *(judge(cve, None, build) for cve in sorted(others)),
+    ]
+    # Most are no matter for this build, since its release never had them: nothing is kept of these.
+    wanted = [item for item in found if item.reason is not Reason.RELEASE]
+    old = [item.cve for item in found]
+    for first in range(0, max(len(old), len(wanted)), PORTION):
+        gone, new = old[first : first + PORTION], wanted[first : first + PORTION]
+        store.transact(lambda connection, gone=gone: _forget(connection, build_id, gone))  # type: ignore[misc]
+        del new
+    for first in range(0, len(wanted), PORTION):
+        portion = [_row(build_id, item) for item in wanted[first : first + PORTION]]
+        store.transact(lambda connection, portion=portion: connection.execute(insert(applicability), portion))  # type: ignore[misc]
+    return len(wanted)
+
+
+def _judged(row: Any, build: Build) -> Applicability:
+    if row.rejected or not row.pairs:
+        return judge(row.cve, None, build, rejected=row.rejected)
+    return judge(row.cve, record_of(row), build)
+
+
+def _forget(connection: Connection, build_id: str, names: Sequence[str]) -> None:
+    connection.execute(
+        delete(applicability).where(applicability.c.build_id == build_id, applicability.c.cve.in_(names))
+    )
+
+
+def _row(build_id: str, item: Applicability) -> dict[str, object]:
+    return {
+        "build_id": build_id,
+        "cve": item.cve,
+        "affected": item.affected,
+        "reason": item.reason.value,
+        "presence": item.presence.value,
+        "objects": json.dumps(item.objects),
+        "evidence": json.dumps(item.evidence),
+        "in_c": item.in_c,
+    }
+
+
+def names(items: Iterable[Applicability]) -> tuple[str, ...]:
+    """Their CVEs."""
+    return tuple(item.cve for item in items)
