@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Table, func, select
 
-from kmend.intel.applicability import Applicability, Presence, Reason, judge
+from kmend.intel.applicability import Applicability, Build, Presence, Reason, judge
 from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, verdict
 from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.knowledge.judging import build_of, kept, record_of
@@ -95,10 +95,11 @@ def of_cve(connection: Connection, cve: str, rings: Collection[str] = ()) -> tup
         query = query.where(hosts.c.ring.in_(sorted(rings)))
     found: dict[tuple[str, str, str, str, int], Group] = {}
     means: dict[str, Applicability] = {}
+    desk = _Desk(connection, cve)
     for row in connection.execute(query).all():
         if row.build_id not in means:
             means[row.build_id] = _meaning(connection, cve, row.build_id)
-        answer = _verdict(connection, means[row.build_id], row)
+        answer = desk.verdict(means[row.build_id], row)
         key = (answer.word.value, answer.detail, row.build_id, row.ring, row.level)
         before = found.get(key)
         count = row.number + (before.hosts if before is not None else 0)
@@ -133,26 +134,16 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
         query = select(applicability).where(applicability.c.build_id == row.build_id)
         means = [kept(item) for item in connection.execute(query).all()]
     ages, stale = _ages(connection, now)
+    desk = _Desk(connection, cve)
+    told, signals = _rows(connection, cves, cve), _rows(connection, cve_signals, cve)
     found = []
-    told = (
-        {item.cve: item for item in connection.execute(select(cves.c.cve, cves.c.title, cves.c.cvss)).all()}
-        if not cve
-        else {}
-    )
-    signals = {item.cve: item for item in connection.execute(select(cve_signals)).all()} if not cve else {}
     for item in means:
-        title = (
-            told.get(item.cve)
-            or connection.execute(select(cves.c.title, cves.c.cvss).where(cves.c.cve == item.cve)).first()
-        )
-        signal = signals.get(item.cve)
-        if cve:
-            signal = connection.execute(select(cve_signals).where(cve_signals.c.cve == item.cve)).first()
+        record, signal = told.get(item.cve), signals.get(item.cve)
         found.append(
             HostVerdict(
-                _verdict(connection, item, row),
-                title.title if title is not None else "",
-                title.cvss if title is not None else "",
+                desk.verdict(item, row),
+                record.title if record is not None else "",
+                record.cvss if record is not None else "",
                 signal.kev_added if signal is not None else None,
                 signal.epss if signal is not None else None,
                 ages,
@@ -160,6 +151,87 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
             )
         )
     return tuple(sorted(found, key=lambda item: (ORDER[item.verdict.word], item.verdict.cve)))
+
+
+class _Desk:
+    """Makes verdicts; what several of them need is asked for once.
+
+    Args:
+        cve: that all of them are of; empty if they are of any.
+    """
+
+    def __init__(self, connection: Connection, cve: str) -> None:
+        self._connection = connection
+        self._cve = cve
+        self._closing: dict[str, dict[str, list[int]]] = {}
+        self._free: dict[tuple[str, str], int] = {}
+        self._recalls: dict[tuple[str, int], str] = {}
+        self._fixed_in = self._first_fixes()
+
+    def verdict(self, means: Applicability, host: Any) -> Verdict:
+        """What is true on a host (or on many that are alike), a row of `hosts`."""
+        on_its_way = host.phase in _ON_ITS_WAY and bool(host.trying)
+        kernel = HostKernel(host.trying if on_its_way else host.level, on_its_way)
+        return verdict(means, kernel, self._levels(means.cve, host), fixed_in=self._fixed_in.get(means.cve, ""))
+
+    def _levels(self, cve: str, host: Any) -> list[Level]:
+        """Levels that close it on the host's build, with who holds each of them back from this host."""
+        numbers = self._closing_of(host.build_id).get(cve, ())
+        if not numbers:
+            return []
+        refused = set(json.loads(host.refuses))
+        free = max(self._free_in(host.build_id, host.ring), host.level)
+        found = []
+        for number in numbers:
+            rules = tuple(
+                rule for rule, holds in (("the host", number in refused), ("rollout", number > free)) if holds
+            )
+            blocked = self._recalled(host.build_id, number)
+            found.append(Level(number, frozenset({cve}), withheld=rules, blocked=blocked))
+        return found
+
+    def _closing_of(self, build_id: str) -> dict[str, list[int]]:
+        if build_id not in self._closing:
+            table = level_cves.c
+            query = select(table.cve, table.level).where(table.build_id == build_id).order_by(table.level)
+            if self._cve:
+                query = query.where(table.cve == self._cve)
+            found: dict[str, list[int]] = {}
+            for row in self._connection.execute(query):
+                found.setdefault(row.cve, []).append(row.level)
+            self._closing[build_id] = found
+        return self._closing[build_id]
+
+    def _free_in(self, build_id: str, ring: str) -> int:
+        if (build_id, ring) not in self._free:
+            table = ring_levels.c
+            query = select(table.level).where(table.build_id == build_id, table.ring == ring)
+            self._free[build_id, ring] = self._connection.execute(query).scalar() or 0
+        return self._free[build_id, ring]
+
+    def _recalled(self, build_id: str, level: int) -> str:
+        if (build_id, level) not in self._recalls:
+            fixes = select(level_fixes.c.fix).where(level_fixes.c.build_id == build_id, level_fixes.c.level == level)
+            query = select(recalls.c.number).where(
+                recalls.c.withdrawn_at.is_(None),
+                ((recalls.c.build_id == build_id) & (recalls.c.level == level)) | recalls.c.fix.in_(fixes),
+            )
+            number = self._connection.execute(query.limit(1)).scalar()
+            self._recalls[build_id, level] = f"recalled (recall {number})" if number is not None else ""
+        return self._recalls[build_id, level]
+
+    def _first_fixes(self) -> dict[str, str]:
+        """CVE -> the first package that has it mended."""
+        table = distro_fixes.c
+        query = select(table.cve, table.package).order_by(table.place.desc())
+        if self._cve:
+            query = query.where(table.cve == self._cve)
+        return {row.cve: row.package for row in self._connection.execute(query)}
+
+
+def _rows(connection: Connection, table: Table, cve: str) -> dict[str, Any]:
+    query = select(table)
+    return {row.cve: row for row in connection.execute(query.where(table.c.cve == cve) if cve else query)}
 
 
 def _is_known(connection: Connection, cve: str) -> bool:
@@ -175,57 +247,23 @@ def _meaning(connection: Connection, cve: str, build_id: str) -> Applicability:
     ).first()
     if row is not None:
         return kept(row)
-    build = build_of(connection, build_id)
-    if build is None:
+    package = connection.execute(select(kernel_facts.c.package).where(kernel_facts.c.build_id == build_id)).scalar()
+    if package is None:
         return Applicability(
             cve, None, Reason.NO_RECORD, Presence.UNKNOWN, (), ("nobody has looked into this kernel build",)
         )
     record = connection.execute(select(cves).where(cves.c.cve == cve)).first()
-    if record is None or not record.pairs:
-        return judge(cve, None, build, rejected=record is not None and record.rejected)
-    return judge(cve, record_of(record), build, rejected=record.rejected)
-
-
-def _verdict(connection: Connection, means: Applicability, host: Any) -> Verdict:
-    on_its_way = host.phase in _ON_ITS_WAY and bool(host.trying)
-    kernel = HostKernel(host.trying if on_its_way else host.level, on_its_way)
-    return verdict(means, kernel, _levels(connection, means.cve, host), fixed_in=_fixed_in(connection, means.cve, host))
-
-
-def _levels(connection: Connection, cve: str, host: Any) -> list[Level]:
-    """Levels that close it on the host's build, with who holds each of them back from this host."""
-    numbers = connection.execute(
-        select(level_cves.c.level).where(level_cves.c.build_id == host.build_id, level_cves.c.cve == cve)
-    ).scalars()
-    free = connection.execute(
-        select(ring_levels.c.level).where(ring_levels.c.build_id == host.build_id, ring_levels.c.ring == host.ring)
-    ).scalar()
-    refused = set(json.loads(host.refuses))
-    found = []
-    for number in numbers.all():
-        why = _recalled(connection, host.build_id, number)
-        rules = tuple(
-            rule
-            for rule, holds in (("the host", number in refused), ("rollout", number > max(free or 0, host.level)))
-            if holds
+    if record is not None and not record.rejected:
+        # What its release never had, or has mended, is not kept for each build: it takes no more than the ranges.
+        found = judge(cve, record_of(record), Build(package, frozenset(), None))
+        if found.reason is Reason.RELEASE:
+            return found
+    build = build_of(connection, build_id)
+    if build is None or record is None or record.rejected:
+        return judge(
+            cve, None, build or Build(package, frozenset(), None), rejected=record is not None and record.rejected
         )
-        found.append(Level(number, frozenset({cve}), withheld=rules, blocked=why))
-    return found
-
-
-def _recalled(connection: Connection, build_id: str, level: int) -> str:
-    fixes = select(level_fixes.c.fix).where(level_fixes.c.build_id == build_id, level_fixes.c.level == level)
-    query = select(recalls.c.number).where(
-        recalls.c.withdrawn_at.is_(None),
-        ((recalls.c.build_id == build_id) & (recalls.c.level == level)) | recalls.c.fix.in_(fixes),
-    )
-    number = connection.execute(query.limit(1)).scalar()
-    return f"recalled (recall {number})" if number is not None else ""
-
-
-def _fixed_in(connection: Connection, cve: str, host: Any) -> str:
-    query = select(distro_fixes.c.package).where(distro_fixes.c.cve == cve).order_by(distro_fixes.c.place).limit(1)
-    return connection.execute(query).scalar() or ""
+    return judge(cve, record_of(record), build)
 
 
 def _ages(connection: Connection, now: int) -> tuple[dict[str, tuple[str, int]], tuple[str, ...]]:
