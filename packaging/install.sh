@@ -2,8 +2,9 @@
 # Installs kmend on this host, points it at a repository, takes it into a server's fleet if one is given, and patches the
 # running kernel:
 #     sh kmend-install.sh [--no-update] [--replace-root] [--repository URL --root VERSION:SHA256]
-#                         [--server URL [--pin SHA256] [--enrol-key KEY]]
+#                         [--server URL [--pin SHA256] [--enrol-key KEY] [--again]]
 # Run it again to upgrade. Everything that it fetches is checked against a digest that stands here, or in the line that calls it.
+# --again: a host that is enrolled already is taken in anew, as another host.
 # The enrolment key may also come as KMEND_ENROLMENT_KEY, where other users of the host do not see it.
 set -eu
 
@@ -90,8 +91,8 @@ configure() {
   install -m 0644 "$work/repository.toml" "$CONFIG/agent.toml.d/10-repository.toml"
 }
 
-enrol() { # again on a host that is enrolled there already, it changes nothing
-  KMEND_ENROLMENT_KEY=$key kmend enrol --server "$server" ${pin:+--pin "$pin"} ||
+enrol() { # once more on a host that is enrolled there already, it changes nothing, unless with --again
+  KMEND_ENROLMENT_KEY=$key kmend enrol --server "$server" ${pin:+--pin "$pin"} ${again:+--again} ||
     die "kmend is installed, but the server did not take this host in"
 }
 
@@ -111,13 +112,14 @@ update() {
 main() {
   update=yes
   replace_root=no
-  root='' server='' pin='' key=${KMEND_ENROLMENT_KEY:-}
+  root='' server='' pin='' again='' key=${KMEND_ENROLMENT_KEY:-}
   while [ $# -gt 0 ]; do
     option=$1
     shift
     case "$option" in
       --no-update) update=no ;;
       --replace-root) replace_root=yes ;;
+      --again) again=yes ;;
       --repository | --root | --server | --pin | --enrol-key)
         [ $# -gt 0 ] || die "$option needs a value"
         case "$option" in

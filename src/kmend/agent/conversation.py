@@ -29,6 +29,8 @@ from kmend.core.wire import (
 )
 from kmend.trust import hostkey
 
+MAX_LEAP = 2**40
+"""So far ahead of a host's own counter a server may have seen one of it; otherwise a few lies would use up all that there are."""
 T = TypeVar("T")
 URN = "urn:kmend:problem:"
 Sign = Callable[[bytes], str]
@@ -144,7 +146,13 @@ def take(
         CounterBehindError, ClonedError, ServerError: it is refused, or cannot be read.
     """
     if status != 200:
-        raise refused(status, content, retry_after)
+        problem = refused(status, content, retry_after)
+        if isinstance(problem, CounterBehindError) and problem.last > message.counter + MAX_LEAP:
+            raise ServerError(
+                f"the server names the counter {problem.last}, which no host comes to",
+                hint="if it stays so: kmend enrol --again",
+            )
+        raise problem
     answer = read(Answer, content)
     if answer.send_state and message.state is None:
         return Taken(Acknowledged(answer=message.answer), answer.next, None, answer.timestamp, again=True)

@@ -1,6 +1,6 @@
 """`kmend enrol`: be taken into a server's fleet.
 
-    kmend enrol --server URL [--pin DIGEST | --ca FILE] --key KEY
+    kmend enrol --server URL [--pin DIGEST | --ca FILE] --key KEY [--again]
 
 The key goes to the server and is kept nowhere. What is kept: the server's authority and a drop-in of configuration in
 /etc/kmend, and this host's own identity, key and counter in the service's folder.
@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
+import re
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,8 @@ AUTHORITY_PATH = "/v1/authority"
 DROP_IN = "20-server.toml"
 CA_FILE = "server-ca.pem"
 MAX_KEY_BYTES = 200
+MAX_CA_BYTES = 256 * 1024
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def enrol(session: Session, wanted: Wanted) -> Membership:
     """Be taken in, as root.
 
     Raises:
-        ServerError: the server refuses, or this host is enrolled elsewhere.
+        ServerError: the server refuses, or this host is enrolled elsewhere: also at another server of the same URL.
         TrustError: it cannot be reached, or is not the one that is meant.
         SystemProblemError: something cannot be written.
     """
@@ -99,6 +104,7 @@ def enrol(session: Session, wanted: Wanted) -> Membership:
     before = credentials.identity()
     if before is not None and not wanted.again:
         if before.url == url:
+            _refuse_another_authority(session, url, wanted.pin.lower())
             if session.config.server.url != url:  # killed before it was written
                 _configure(session, url, _authority(session, url, wanted))
                 _tell_service()
@@ -150,13 +156,35 @@ def _authority(session: Session, url: str, wanted: Wanted) -> str:
     if wanted.pin:
         text = fetch_authority(f"{url}{AUTHORITY_PATH}", wanted.pin.lower()).encode()
     elif wanted.ca:
-        text = durable.read_bounded(Path(wanted.ca), max_bytes=256 * 1024)
+        text = durable.read_bounded(Path(wanted.ca), max_bytes=MAX_CA_BYTES)
     else:
         return ""
     durable.make_folder(session.paths.config)
     path = session.paths.config / CA_FILE
     durable.write_durably(path, text)
     return str(path)
+
+
+def _refuse_another_authority(session: Session, url: str, pin: str) -> None:
+    """An enrolled host keeps its server's authority; a line with another pin is of a server that was made anew at that URL."""
+    server = session.config.server
+    file = server.ca_file if server.url.rstrip("/") == url else str(session.paths.config / CA_FILE)
+    if not pin or not file or not (kept := Path(file)).exists():
+        return
+    if pin not in _pins(kept):
+        raise ServerError(
+            f"this host is enrolled at {url} already, with another server: the pin is not of the authority in {kept}",
+            hint="if the server was made anew: kmend enrol --again",
+        )
+
+
+def _pins(path: Path) -> set[str]:
+    """The digests of the certificates in a file of PEM."""
+    found = set()
+    for text in _CERTIFICATE.findall(durable.read_bounded(path, max_bytes=MAX_CA_BYTES).decode("ascii", "replace")):
+        with contextlib.suppress(ValueError):
+            found.add(hashlib.sha256(ssl.PEM_cert_to_DER_cert(text)).hexdigest())
+    return found
 
 
 def _configure(session: Session, url: str, ca_file: str) -> None:

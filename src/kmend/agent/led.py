@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kmend.agent import schedule
 from kmend.agent.config import Config
@@ -12,8 +13,13 @@ from kmend.agent.session import Host, Session
 from kmend.agent.states import TRIED
 from kmend.core.errors import KmendError
 
-LEAST_LOOK_SECONDS = 60
-"""Between two looks at the repository, whatever the server says."""
+if TYPE_CHECKING:
+    from kmend.agent.waiting import Waiter
+
+LEAST_LOOK_SECONDS, LOOKS_AT_ONCE = 60, 5
+"""A look at the repository in so many seconds at most, whatever the server says; some at once, when there were none for long."""
+MOST_LEAVING = 1
+"""So many threads that have been told to end may still be there when another one begins."""
 LOOK_SECONDS = 86_400
 """So often the repository is looked at whatever the server says of its timestamp."""
 
@@ -54,11 +60,16 @@ class Led:
         self._wake = wake
         self._draw = draw
         self._transport: object = None
-        self._waiter: object = None
+        self._waiter: Waiter | None = None
+        self._leaving: list[Waiter] = []
+        """Those that were closed, and whose threads may not have noticed yet."""
         self._failures = 0
         self._look_due = 0.0
         self._look_failures = 0
         self._look_earliest = 0.0
+        self._look_wanted = False
+        """Stays until a look has succeeded: the answer that brought it is not given a second time."""
+        self._looks: list[float] = []
         self._look_problem: KmendError | None = None
         self._quiet_until = 0.0
         self._state = 0
@@ -89,50 +100,49 @@ class Led:
         if frozen:
             self._tell("the server gives an older timestamp of the repository than this host has verified")
         other = bool(done.timestamp) and done.timestamp != kept
-        wanted = done.changed or other or conversation.expired(kept, now) or uptime >= self._look_due
+        self._look_wanted |= done.changed or other or conversation.expired(kept, now) or uptime >= self._look_due
         back = self._back(session, done.offer.back if done.offer is not None else 0)
         due = min(done.next, LOOK_SECONDS)
-        if wanted and uptime < self._look_earliest and self._look_problem is None:
+        if self._look_wanted and uptime < self._look_earliest and self._look_problem is None:
             due = min(due, int(self._look_earliest - uptime) + 1)
         return Turn(
             max(schedule.LEAST_CHECK_IN_SECONDS, due),
-            look=wanted and uptime >= self._look_earliest,
+            look=self._look_wanted and uptime >= self._look_earliest,
             back=back,
             frozen=frozen,
         )
 
     def hear(self, config: Config) -> None:
         """Before the first check-in: ask what there is, which it then sees, so that nothing comes unheard between the two."""
-        from kmend.agent.waiting import Waiter
-
-        if self._prepare(config) and isinstance(self._waiter, Waiter):
+        if self._prepare(config) and self._waiter is not None:
             with contextlib.suppress(KmendError):
                 self._waiter.ask()
 
     def wait(self, config: Config) -> None:
-        """Hold a request at the server, in a thread, as the host that this one is now; once it has checked in."""
-        from kmend.agent.waiting import Waiter
+        """Hold a request at the server, in a thread, as the host that this one is now; once it has checked in.
 
+        While more of those before are still there than `MOST_LEAVING`, none is added: the next check-in will do.
+        """
         self._prepare(config)
-        if isinstance(self._waiter, Waiter):
+        self._leaving = [waiter for waiter in self._leaving if waiter.alive]
+        if self._waiter is not None and len(self._leaving) <= MOST_LEAVING:
             self._waiter.start()
 
     def _prepare(self, config: Config) -> bool:
         """Have a waiter of the host that this one is now; whether it is another than before."""
         from kmend.agent import checking, link
         from kmend.agent.identity import Credentials
-        from kmend.agent.waiting import Waiter
-        from kmend.trust.transport import Transport
+        from kmend.agent.waiting import HeldTransport, Waiter
 
         credentials = Credentials(self._host.paths)
         identity = credentials.identity()
         if identity is None or identity.url != config.server.url.rstrip("/"):
             return False
-        if isinstance(self._waiter, Waiter):
+        if self._waiter is not None:
             if self._waiter.identity == identity:
                 return False
-            self._waiter.close()
-        transport = Transport(link.network(config, checking.network(config)))
+            self._leave()
+        transport = HeldTransport(link.network(config, checking.network(config)))
         self._waiter = Waiter(transport, identity, credentials.seed(), self._wake, self._host.clock.now, self._draw)
         return True
 
@@ -140,8 +150,10 @@ class Led:
         """The repository was looked at; after failures less and less often, however often the host checks in."""
         self._look_problem = problem
         if problem is None:
-            self._look_failures, self._look_due = 0, uptime + LOOK_SECONDS
-            self._look_earliest = uptime + LEAST_LOOK_SECONDS
+            self._look_wanted, self._look_failures, self._look_due = False, 0, uptime + LOOK_SECONDS
+            self._looks = [*self._looks, uptime][-LOOKS_AT_ONCE:]
+            full = len(self._looks) == LOOKS_AT_ONCE
+            self._look_earliest = self._looks[0] + LOOKS_AT_ONCE * LEAST_LOOK_SECONDS if full else 0.0
             return
         self._look_failures += 1
         retry_after = getattr(problem, "retry_after", None)
@@ -162,11 +174,17 @@ class Led:
 
     def close(self) -> None:
         """Close the connections."""
-        for part in (self._waiter, self._transport):
-            close = getattr(part, "close", None)
-            if close is not None:
-                close()
-        self._waiter = self._transport = None
+        self._leave()
+        close = getattr(self._transport, "close", None)
+        if close is not None:
+            close()
+        self._transport = None
+
+    def _leave(self) -> None:
+        if self._waiter is not None:
+            self._waiter.close()
+            self._leaving = [waiter for waiter in (*self._leaving, self._waiter) if waiter.alive]
+        self._waiter = None
 
     def _failed(self, session: Session, problem: KmendError) -> float:
         self._failures += 1

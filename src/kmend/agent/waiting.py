@@ -6,17 +6,25 @@ one, the service goes on by its own times.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import random
+import socket
 import threading
 from collections.abc import Callable
+from typing import Any
+
+import urllib3
+from urllib3.connection import HTTPConnection
 
 from kmend.agent import conversation, exchange
 from kmend.agent.identity import Identity
 from kmend.core.errors import KmendError
 from kmend.core.wire import MAX_ANSWER_BYTES, News
 from kmend.trust import hostkey
+from kmend.trust.network import Network
+from kmend.trust.proxies import Proxy
 from kmend.trust.transport import Transport
 
 HOLD_SECONDS = 300
@@ -25,6 +33,48 @@ PACE_SECONDS = 5.0
 MAX_SPREAD = 3600
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
 _logger = logging.getLogger(__name__)
+
+
+class HeldTransport(Transport):
+    """For a request that is held: another thread can end it."""
+
+    def __init__(self, network: Network | None = None) -> None:
+        super().__init__(network)
+        self._cut = False
+        self._connected: object = None
+
+    def cut(self) -> None:
+        """From any thread: end the request that is under way; none succeeds any more."""
+        self._cut = True
+        self._end()
+
+    def _make_pool(self, proxy: Proxy | None, *, secure: bool) -> urllib3.PoolManager:
+        pool = super()._make_pool(proxy, secure=secure)
+        classes: dict[str, Any] = pool.pool_classes_by_scheme
+        for kind in classes.values():  # of this pool alone (`kmend.trust.deadline.bound`)
+            kind.ConnectionCls = _noted(kind.ConnectionCls, self._note)
+        return pool
+
+    def _note(self, connected: object) -> None:
+        self._connected = connected
+        if self._cut:
+            self._end()
+
+    def _end(self) -> None:
+        # TLS within TLS has the socket inside. Not SSLSocket's own, which takes TLS away from under a thread that reads.
+        plain = getattr(self._connected, "socket", self._connected)
+        if isinstance(plain, socket.socket):
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+
+def _noted(base: type[HTTPConnection], note: Callable[[object], None]) -> type[HTTPConnection]:
+    class Noted(base):  # type: ignore[valid-type, misc]
+        def connect(self) -> None:
+            super().connect()
+            note(self.sock)
+
+    return Noted
 
 
 class Waiter:
@@ -38,7 +88,7 @@ class Waiter:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: HeldTransport,
         identity: Identity,
         seed: bytes,
         wake: Callable[[], None],
@@ -61,11 +111,24 @@ class Waiter:
             self._thread.start()
 
     def close(self) -> None:
-        """Wait no more; a request that is held ends with the process, or by its time."""
+        """Wait no more; a request that is held is ended, and the thread soon is. One that is still connecting takes its time."""
         self._stop.set()
-        self._transport.close()
+        self._transport.cut()
+        if not self.alive:
+            self._transport.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread is there."""
+        return self._thread.is_alive()
 
     def _work(self) -> None:
+        try:
+            self._wait_for_news()
+        finally:
+            self._transport.close()
+
+    def _wait_for_news(self) -> None:
         failures = 0
         while not self._stop.is_set():
             known = self.known

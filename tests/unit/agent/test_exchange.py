@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from tests.unit.agent.director import KEY, Director
+from tests.unit.agent.director import KEY, Director, refusal
 from tests.unit.agent.party import NOW, Disk, KilledError, MemoryParty, Wire, check_in, enrolled
 from tests.unit.sample_livepatch import BUILD_ID
 
 from kmend.agent import exchange
-from kmend.agent.conversation import ClonedError, ServerError
+from kmend.agent.conversation import MAX_LEAP, ClonedError, ServerError
 from kmend.core.document import decode, encode
 from kmend.core.errors import SystemProblemError
-from kmend.core.wire import CHECK_IN_PATH, Answer, CheckIn, Offer
+from kmend.core.wire import CHECK_IN_PATH, SPLIT_PATH, Answer, CheckIn, Offer
 from kmend.trust import hostkey
 from kmend.trust.errors import UnreachableError
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_an_answer_changes_nothing(answer: bytes, status: int) ->
     assert check_in(director, host).offer == OFFERS[1]
 
 
-@pytest.mark.parametrize("counter", [-1, 0, 2**53, 2**70])
+@pytest.mark.parametrize("counter", [-1, 0, MAX_LEAP + 2, 2**53 - 2, 2**53, 2**70])
 def test_an_absurd_counter_is_not_gone_on_from(counter: int) -> None:
     director = Director()
     host = enrolled(director)
@@ -198,6 +198,31 @@ def test_an_absurd_counter_is_not_gone_on_from(counter: int) -> None:
     with pytest.raises(ServerError):
         check_in(director, host)
     assert host.disk.files["counter"] < 10
+    director.meddle = None
+    check_in(director, host)
+
+
+def test_a_counter_that_is_far_ahead_is_gone_on_from() -> None:
+    director = Director()
+    host = enrolled(director)
+    (row,) = director.rows.values()
+    row.counter = MAX_LEAP
+    check_in(director, host)
+    assert row.counter == MAX_LEAP + 1
+
+
+def test_who_is_no_member_any_more_has_no_offer_when_it_learns_that_as_a_copy_either() -> None:
+    director = Director()
+    host = enrolled(director)
+    director.offer(OFFERS[1])
+    check_in(director, host)
+    host.here = "ee" * 32  # the disk in another machine; the host was decommissioned meanwhile
+    no = encode(refusal("decommissioned", 403))
+    director.meddle = lambda path, status, content: (403, no) if path == SPLIT_PATH else None
+    with pytest.raises(ServerError) as caught:
+        check_in(director, host)
+    assert caught.value.word == "decommissioned"
+    assert host.offer() is None
 
 
 def test_a_server_that_asks_for_the_state_without_end_is_left() -> None:

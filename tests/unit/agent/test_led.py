@@ -23,7 +23,7 @@ from kmend.agent.config import Config
 from kmend.agent.configfiles import read_config
 from kmend.agent.handover import Request
 from kmend.agent.identity import Credentials
-from kmend.agent.led import Led
+from kmend.agent.led import LEAST_LOOK_SECONDS, Led
 from kmend.agent.service import Service
 from kmend.agent.session import Session
 from kmend.core import durable
@@ -385,6 +385,8 @@ def test_an_expired_timestamp_of_the_server_does_not_calm_a_host(fleet: Fleet, m
     monkeypatch.setattr("kmend.agent.conversation.expired", lambda content, now: True)
     service = fleet.service()
     service.look()
+    fleet.clock.end += 1000
+    fleet.clock.sleep(LEAST_LOOK_SECONDS)
     service.look()
     assert len(looks) == 2
 

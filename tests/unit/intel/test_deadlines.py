@@ -106,7 +106,7 @@ def test_a_listing_shortens_the_deadline(data: Path) -> None:
 
 
 def test_rows_hold_from_their_day_on() -> None:
-    row = Row("new", 24, Clock.DISCLOSURE, valid_from=datetime.date.fromtimestamp(at(5)) + datetime.timedelta(days=1))
+    row = Row("new", 24, Clock.DISCLOSURE, valid_from=datetime.date(2026, 9, 27))
     found = clocks([Change(at(0), Word.AVAILABLE)], at(1))
     assert applying([row], Signals(), found, at(4)) == ()
     assert applying([row], Signals(), found, at(8))

@@ -186,6 +186,13 @@ def test_a_published_script_takes_the_host_into_a_fleet_before_it_updates(publis
     assert (published.config / "root.json").read_text() == "{}"
 
 
+def test_again_is_handed_to_the_enrolment(published: Offered) -> None:
+    for words, handed in (([], False), (["--again"], True)):
+        assert published.run(*given(published), "--enrol-key", "k", *words).returncode == 0
+        (*_, call) = [line for line in published.called().splitlines() if line.startswith("kmend enrol")]
+        assert ("--again" in call.split()) == handed
+
+
 @pytest.mark.parametrize(("status", "expected"), [(30, 0), (40, 0), (1, 1), (60, 60)])
 def test_that_the_server_has_nothing_yet_is_no_failure(published: Offered, status: int, expected: int) -> None:
     done = published.run(*given(published), "--enrol-key", "k", environment={"UPDATE_STATUS": str(status)})

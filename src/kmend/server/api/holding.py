@@ -37,7 +37,7 @@ class Hold:
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._counts: dict[str, int] = {}
         self._places: dict[str, asyncio.Future[None]] = {}
-        self._held = 0
+        """Host -> what lets go of it; a host has one place."""
         self._open = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = threading.Event()
@@ -61,11 +61,11 @@ class Hold:
     @property
     def full(self) -> bool:
         """Whether nobody else can wait."""
-        return not self._open or self._held >= self._most
+        return not self._open or len(self._places) >= self._most
 
     def has_place(self, host: str) -> bool:
         """Whether that host can wait; one that waits already gives up its place for that."""
-        return self._open and (self._held < self._most or host in self._places)
+        return self._open and (len(self._places) < self._most or host in self._places)
 
     async def wait(self, ring: str, host: str, seen: str, seconds: float, gone: asyncio.Future[None]) -> None:
         """Until there is something that a host which has seen `seen` has not seen, for so long at most, or until it is gone.
@@ -83,17 +83,15 @@ class Hold:
             future = self._waiting[ring] = asyncio.get_running_loop().create_future()
             self._counts[ring] = 0
         self._counts[ring] += 1
-        self._held += 1
-        metrics.held.set(self._held)
+        metrics.held.set(len(self._places))
         try:
             await asyncio.wait({future, own, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._held -= 1
             if self._places.get(host) is own:
                 del self._places[host]
             if self._waiting.get(ring) is future and not future.done():
                 self._counts[ring] -= 1
-            metrics.held.set(self._held)
+            metrics.held.set(len(self._places))
 
     def release(self) -> None:
         """Let everybody go, for good."""

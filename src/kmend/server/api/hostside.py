@@ -40,7 +40,7 @@ NEWS_SKEW_SECONDS = 3600
 AGAIN_SECONDS = 30
 """Who cannot wait here asks again after that."""
 THREADS, MOST_UNDER_WAY = 4, 2048
-"""For what is not a check-in: so many work, and so many hosts may wait for them; others are told to come again."""
+"""For news, and again for enrolment: so many work, and so many hosts may wait for them; others are told to come again."""
 _logger = logging.getLogger(__name__)
 _TOO_LARGE = Refused("too-large", 413, "The request is too large.", f"at most {wire.MAX_REQUEST_BYTES} bytes")
 _NOT_FOUND = Refused("not-found", 404, "There is nothing here.")
@@ -51,6 +51,25 @@ _TOO_OLD = Refused("clock", 401, "The request is too old, or the host's clock is
 
 class _FullError(Exception):
     """Too many hosts wait for a thread."""
+
+
+class _Crew:
+    """Threads of hosts' own: a storm of hosts must not keep people waiting, nor one sort of request another."""
+
+    def __init__(self, name: str) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
+        self._most = MOST_UNDER_WAY
+        self._under_way = 0
+
+    async def do(self, work: Callable[[], T]) -> T:
+        """Do something that takes a thread."""
+        if self._under_way >= self._most:
+            raise _FullError
+        self._under_way += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._under_way -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +84,8 @@ class HostSide:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="hosts")
-        self._under_way = 0
+        self._reading = _Crew("hosts")
+        self._writing = _Crew("enrolment")
         self._paths: dict[str, Callable[[Scope, bytes, str, Receive], Awaitable[object]]] = {
             wire.CHECK_IN_PATH: self._check_in,
             wire.NEWS_PATH: self._news,
@@ -108,28 +127,36 @@ class HostSide:
     async def _enrol(self, scope: Scope, body: bytes, signature: str, receive: Receive) -> object:
         message, address, services = decode(wire.Enrolment, body), _address(scope), self._services
 
+        def look(connection: Connection) -> Refused | None:
+            return enrolment.refused(connection, message, address=address, now=services.clock())
+
         def work(connection: Connection) -> object:
             return enrolment.enrol(
                 connection, message, body, signature, address=address, server=services.server_id, now=services.clock()
             )
 
-        return await self._apart(lambda: services.store.transact(work))
+        if not enrolment.asks(message, body, signature):
+            return refusals.BAD_SIGNATURE
+        return await self._writing.do(lambda: self._judged(look, work))
 
     async def _split(self, scope: Scope, body: bytes, signature: str, receive: Receive) -> object:
         message, address, services = decode(wire.Split, body), _address(scope), self._services
         _same_host(scope, message.host)
+
+        def look(connection: Connection) -> Refused | None:
+            return enrolment.split_refused(connection, message, body, signature, server=services.server_id)
 
         def work(connection: Connection) -> object:
             return enrolment.split(
                 connection, message, body, signature, address=address, server=services.server_id, now=services.clock()
             )
 
-        return await self._apart(lambda: services.store.transact(work))
+        return await self._writing.do(lambda: self._judged(look, work))
 
     async def _news(self, scope: Scope, body: bytes, signature: str, receive: Receive) -> object:
         message = decode(wire.NewsRequest, body)
         _same_host(scope, message.host)
-        asker = await self._apart(lambda: self._asker(message.host))
+        asker = await self._reading.do(lambda: self._asker(message.host))
         if asker is None:
             return refusals.UNKNOWN_HOST
         if not signed(asker.public_key, signature, Purpose.NEWS, self._services.server_id, body):
@@ -153,15 +180,11 @@ class HostSide:
                 await gone
         return wire.News(hold.seen(asker.ring), spread)
 
-    async def _apart(self, work: Callable[[], T]) -> T:
-        """Do something that takes a thread, in threads of hosts' own: a storm of hosts must not keep people waiting."""
-        if self._under_way >= MOST_UNDER_WAY:
-            raise _FullError
-        self._under_way += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._under_way -= 1
+    def _judged(self, look: Callable[[Connection], Refused | None], work: Callable[[Connection], object]) -> object:
+        """Do what writes, unless it is refused anyway: who has no right to anything must not take the writer's turn."""
+        with self._services.store.read() as connection:
+            found = look(connection)
+        return found if found is not None else self._services.store.transact(work)
 
     def _asker(self, host: str) -> _Asker | None:
         columns = (hosts.c.public_key, hosts.c.ring, hosts.c.state)

@@ -154,9 +154,22 @@ for _word, _text in {
     "pause": "Grant nobody any more until it is resumed; hosts on their way go on.",
     "resume": "Go on after a pause or a halt; the failures so far are forgiven, and named in the audit log.",
     "abort": "End it for good; hosts that soak its level are sent back, where they allow it.",
-    "promote": "Take the open stage for passed, and open the next.",
 }.items():
     _with_reason(_word, _text)
+
+
+@command.command()
+@click.argument("rollout")
+@click.option(
+    "--stage", required=True, type=click.IntRange(1), help="Its number, as `show` has it; it must be the open one."
+)
+@click.option("--reason", required=True, help="For people, and the audit log.")
+@json_option
+@click.pass_context
+def promote(context: click.Context, rollout: str, stage: int, reason: str, as_json: bool) -> None:
+    """Take the open stage for passed, and open the next."""
+    body = {"reason": reason, "stage": stage - 1}
+    _told(connect(context).post("rollouts", rollout, "promote", body=body), as_json)
 
 
 @click.group()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from kmend.core.document import encode
 from kmend.core.manifest import sha256_hex
@@ -29,6 +29,8 @@ from kmend.server.store.tables import hosts, reports, ring_levels
 KEPT_BOOTS = 8
 TELL_CLONES_SECONDS = 3600
 """Of a host whose identity two machines use, people are told so often at most, and the audit log as often."""
+MAX_REPORTS_AN_HOUR = 60
+"""So many reports of a host are kept as evidence; one more takes the place of the newest, so that a host fills no disk."""
 MAX_RESYNCS = 3
 """So often on one boot a counter may lie behind; after that two machines share the identity, whose boot IDs are the same too."""
 TAG_LENGTH = 16
@@ -416,9 +418,20 @@ def _write(
             if outcome.changes:
                 connection.execute(update(hosts).where(hosts.c.id == host).values(**outcome.changes))
             if outcome.report is not None:
-                connection.execute(insert(reports).values(**_evidence(received, now)))
+                _keep(connection, received, now)
         elif outcome is refusals.CLONED and not now - TELL_CLONES_SECONDS < known[host].cloned_at <= now:
             _note_clone(connection, known[host], received, now)
+
+
+def _keep(connection: Connection, received: Received, now: int) -> None:
+    """Keep a check-in with its report, in place of the newest if the host has sent too many within an hour."""
+    own = reports.c.host == received.message.host
+    newest_first = select(reports.c.received_at).where(own).order_by(reports.c.counter.desc())
+    at = connection.execute(newest_first.offset(MAX_REPORTS_AN_HOUR - 1).limit(1)).scalar_one_or_none()
+    if at is not None and now - 3600 < at <= now:
+        newest = select(func.max(reports.c.counter)).where(own).scalar_subquery()
+        connection.execute(delete(reports).where(own, reports.c.counter == newest))
+    connection.execute(insert(reports).values(**_evidence(received, now)))
 
 
 def _evidence(received: Received, now: int) -> dict[str, object]:

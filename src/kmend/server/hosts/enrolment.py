@@ -12,7 +12,7 @@ from kmend.core.document import encode
 from kmend.core.wire import Enrolled, Enrolment, HostFacts, Purpose, Split, signed_bytes
 from kmend.server.access import audit
 from kmend.server.hosts import keys, refusals
-from kmend.server.hosts.checkin import ENROLLED
+from kmend.server.hosts.checkin import DECOMMISSIONED, ENROLLED
 from kmend.server.hosts.refusals import Refused
 from kmend.server.hosts.signatures import signed, signed_raw
 from kmend.server.notices import Event, post
@@ -22,15 +22,49 @@ MAX_COPIES = 1000
 """So many enrolled hosts at most are copies of one, or of its copies: a host's key that leaks must not fill the fleet."""
 
 
+def asks(message: Enrolment, body: bytes, signature: str) -> bool:
+    """Whether an enrolment is signed with the new key itself; by no server's ID, since the host does not know that yet."""
+    return signed(message.public_key, signature, Purpose.ENROL, "", body)
+
+
+def refused(connection: Connection, message: Enrolment, *, address: str, now: int) -> Refused | None:
+    """Why an enrolment would be refused, by a look that writes nothing; None if it may be accepted."""
+    same = connection.execute(select(hosts.c.state).where(hosts.c.public_key == message.public_key)).first()
+    if same is not None:
+        return None if same.state == ENROLLED else refusals.KEY_NOT_USABLE
+    return None if keys.usable(connection, message.key, address=address, now=now) else refusals.KEY_NOT_USABLE
+
+
+def split_refused(
+    connection: Connection, message: Split, body: bytes, signature: str, *, server: str
+) -> Refused | None:
+    """Why a split would be refused, by a look that writes nothing; None if it may be accepted."""
+    row = connection.execute(select(hosts.c.public_key, hosts.c.state).where(hosts.c.id == message.host)).first()
+    if row is None:
+        return refusals.UNKNOWN_HOST
+    if not _split_signed(row.public_key, message, body, signature, server):
+        return refusals.BAD_SIGNATURE
+    if row.state != ENROLLED:
+        return refusals.DECOMMISSIONED if row.state == DECOMMISSIONED else refusals.EXPIRED
+    return None
+
+
+def _split_signed(public_key: str, message: Split, body: bytes, signature: str, server: str) -> bool:
+    bare = encode(replace(message, proof=""))
+    return signed(public_key, signature, Purpose.SPLIT, server, body) and signed_raw(
+        message.public_key, message.proof, signed_bytes(Purpose.SPLIT, server, bare)
+    )
+
+
 def enrol(
     connection: Connection, message: Enrolment, body: bytes, signature: str, *, address: str, server: str, now: int
 ) -> Enrolled | Refused:
     """Take a host in. With the public key of a host that is enrolled already it gives the same answer, and takes no use.
 
     Args:
-        body: as it was signed, with the new key itself; by no server's ID, since the host does not know that yet.
+        body: as it was signed.
     """
-    if not signed(message.public_key, signature, Purpose.ENROL, "", body):
+    if not asks(message, body, signature):
         return refusals.BAD_SIGNATURE
     same = connection.execute(select(hosts).where(hosts.c.public_key == message.public_key)).first()
     if same is not None:
@@ -67,13 +101,10 @@ def split(
     row = connection.execute(select(hosts).where(hosts.c.id == message.host)).first()
     if row is None:
         return refusals.UNKNOWN_HOST
-    if not signed(row.public_key, signature, Purpose.SPLIT, server, body):
-        return refusals.BAD_SIGNATURE
-    bare = encode(replace(message, proof=""))
-    if not signed_raw(message.public_key, message.proof, signed_bytes(Purpose.SPLIT, server, bare)):
+    if not _split_signed(row.public_key, message, body, signature, server):
         return refusals.BAD_SIGNATURE
     if row.state != ENROLLED:
-        return refusals.DECOMMISSIONED if row.state == "decommissioned" else refusals.EXPIRED
+        return refusals.DECOMMISSIONED if row.state == DECOMMISSIONED else refusals.EXPIRED
     same = connection.execute(select(hosts).where(hosts.c.public_key == message.public_key)).first()
     if same is not None:
         return Enrolled(same.id, server, same.ring) if same.parent == row.id else refusals.BAD_SIGNATURE

@@ -138,28 +138,37 @@ def revoke(connection: Connection, key_id: str, *, actor: str, now: int) -> None
         audit.append(connection, at=now, actor=actor, action="enrolment-key.revoke", subject=key_id, detail={})
 
 
+def usable(connection: Connection, secret: str, *, address: str, now: int) -> bool:
+    """Whether a use of a key could be taken now."""
+    key = _of(connection, secret, address)
+    return (
+        key is not None
+        and key.revoked_at is None
+        and key.expires_at > now
+        and (key.max_uses is None or key.uses < key.max_uses)
+    )
+
+
 def use(connection: Connection, secret: str, *, address: str, now: int) -> EnrolmentKey | None:
     """Take one use of a key; None if it cannot be used: unknown, over, revoked, used up, or not from there.
 
     The count and its limit are one statement, so that no two hosts share the last use.
     """
-    if not secrets.well_formed(secret, KIND):
+    key = _of(connection, secret, address)
+    if key is None:
         return None
     table = enrolment_keys.c
-    row = connection.execute(select(enrolment_keys).where(table.secret_sha256 == secrets.digest(secret))).first()
-    if row is None or not _admits(_read(row), address):
-        return None
     taken = connection.execute(
         update(enrolment_keys)
         .where(
-            table.id == row.id,
+            table.id == key.id,
             table.revoked_at.is_(None),
             table.expires_at > now,
             or_(table.max_uses.is_(None), table.uses < table.max_uses),
         )
         .values(uses=table.uses + 1)
     )
-    return show(connection, row.id) if taken.rowcount else None
+    return show(connection, key.id) if taken.rowcount else None
 
 
 def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -176,6 +185,16 @@ def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
         except MalformedError as problem:
             raise InvalidError(problem.message) from None
     return dict(tags)
+
+
+def _of(connection: Connection, secret: str, address: str) -> EnrolmentKey | None:
+    """The key with this secret, if it may be used from there at all."""
+    if not secrets.well_formed(secret, KIND):
+        return None
+    query = select(enrolment_keys).where(enrolment_keys.c.secret_sha256 == secrets.digest(secret))
+    row = connection.execute(query).first()
+    key = _read(row) if row is not None else None
+    return key if key is not None and _admits(key, address) else None
 
 
 def _networks(networks: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ class Seen:
         refuses: levels that it does not load by itself for one of these reasons, by its last report.
         reported: this check-in brought a new state report.
         tags: name -> value.
+        stale: the host stands otherwise than its last report says, and has not sent the new one yet.
     """
 
     host: str

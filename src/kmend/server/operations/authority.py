@@ -65,10 +65,16 @@ def issue(folder: Path, names: Sequence[str], *, now: datetime.datetime) -> None
     """Issue a certificate for these names (host names, addresses): `server.pem`, with the authority's behind it, `server.key`.
 
     Raises:
-        CertificateFileError: the authority cannot be used, or a name cannot stand in a certificate.
+        CertificateFileError: the authority cannot be used, or is over, or a name cannot stand in a certificate.
     """
     written = [_general_name(name) for name in names]
     authority = read_certificate(folder / "authority.pem")
+    end = authority.not_valid_after_utc
+    if end <= now:
+        raise CertificateFileError(
+            f"the server's authority is over since {end:%Y-%m-%d}",
+            hint="make a new server, and enrol the hosts with --again",
+        )
     signer = _key(folder / "authority.key")
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
@@ -78,7 +84,7 @@ def issue(folder: Path, names: Sequence[str], *, now: datetime.datetime) -> None
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _EARLIER)
-        .not_valid_after(min(now + datetime.timedelta(days=CERTIFICATE_DAYS), authority.not_valid_after_utc))
+        .not_valid_after(min(now + datetime.timedelta(days=CERTIFICATE_DAYS), end))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -94,11 +100,18 @@ def issue(folder: Path, names: Sequence[str], *, now: datetime.datetime) -> None
 
 
 def renew(folder: Path, *, now: datetime.datetime) -> bool:
-    """Issue the server's certificate anew, for the same names, if it has less than `RENEW_DAYS` left; whether it was."""
+    """Issue the server's certificate anew, for the same names, if it has less than `RENEW_DAYS` left; whether it was.
+
+    Raises:
+        CertificateFileError: as `issue`.
+    """
     certificate = read_certificate(folder / "server.pem")
     left = certificate.not_valid_after_utc - now
     valid = certificate.not_valid_before_utc <= now  # else it was issued while the clock was ahead
-    if valid and left > datetime.timedelta(days=RENEW_DAYS) and fits(folder / "server.pem", folder / "server.key"):
+    enough = left > datetime.timedelta(days=RENEW_DAYS)
+    if not enough and left > datetime.timedelta():  # the authority's last days: another one would not last longer
+        enough = certificate.not_valid_after_utc >= read_certificate(folder / "authority.pem").not_valid_after_utc
+    if valid and enough and fits(folder / "server.pem", folder / "server.key"):
         return False
     issue(folder, names_of(certificate), now=now)
     return True

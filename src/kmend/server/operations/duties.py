@@ -22,6 +22,7 @@ from kmend.server.store import Store, tables
 
 DAY = 86_400
 GAP_SECONDS = 600
+"""After so long without a turn nobody can say of a host that it was silent meanwhile."""
 OVERDUE_SECONDS = 60
 """A check-in that is so late counts as overdue in the metrics."""
 SILENT_INTERVALS = 3
@@ -45,6 +46,7 @@ class Duties:
     _watcher: Watcher = field(init=False)
     _sender: Sender = field(init=False)
     _turned: int = 0
+    """When hosts were tended last."""
     _listening_since: int = 0
     _silent: int = 0
     """How many hosts people were told of last."""
@@ -74,23 +76,24 @@ class Duties:
         rollouts.evaluate(self.store, now)
 
     def _upkeep(self, now: int) -> None:
-        self.store.transact(lambda connection: self._tend_hosts(connection, now))
+        if not self._turned <= now <= self._turned + GAP_SECONDS:  # begun, been away, or the clock was set
+            self._listening_since = now
+        self._silent = self.store.transact(lambda connection: self._tend_hosts(connection, now))
+        self._turned = now
         moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
         if refreshing.is_due(self.config, now=moment):
             version = refreshing.refresh(self.config, now=moment)
             _logger.info("the repository was signed anew: version %d", version)
 
-    def _tend_hosts(self, connection: Connection, now: int) -> None:
-        if not self._turned <= now <= self._turned + GAP_SECONDS:  # begun, been away, or the clock was set
-            self._listening_since = now
-        self._turned = now
+    def _tend_hosts(self, connection: Connection, now: int) -> int:
+        """How many are silent; counts as told of once this is on disk."""
         upkeep.expire(connection, now, since=self._listening_since, grace=2 * self.config.server.interval)
         late = SILENT_INTERVALS * self.config.server.interval
         silent = upkeep.silent(connection, now, seconds=late)
         if silent > self._silent:
             body = f"{silent} hosts have missed {SILENT_INTERVALS} check-ins; kmend-server hosts list --seen-before {late // 60}m"
             notices.post(connection, Event.HOST_SILENT, "hosts", body, now)
-        self._silent = silent
+        return silent
 
     def _prune(self, now: int) -> None:
         retention = self.config.retention
@@ -107,11 +110,13 @@ class Duties:
         if self.served is None:
             return
         moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
-        if self.config.authority is not None:
-            authority.renew(self.config.data / "tls", now=moment)
-        # Another process, or another program, may have renewed it.
-        if self.served.show_anew():
-            _logger.info("the server shows another certificate")
+        try:
+            if self.config.authority is not None:
+                authority.renew(self.config.data / "tls", now=moment)
+        finally:
+            # Another process, or another program, may have renewed it.
+            if self.served.show_anew():
+                _logger.info("the server shows another certificate")
 
     def _gauges(self, now: int) -> None:
         with self.store.read() as connection:

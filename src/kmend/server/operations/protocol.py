@@ -1,10 +1,15 @@
 """HTTP/1.1 on a connection, with limits that uvicorn leaves to a proxy: how long a request may take to arrive, how long its head
-may be. A server that stands alone meets who sends one byte a minute, and who never ends a header.
+may be, how long an answer may lie unread. A server that stands alone meets who sends one byte a minute, who never ends a header,
+and who asks for a large file and does not read it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import struct
+import termios
 from asyncio.events import TimerHandle
 from typing import Any
 
@@ -16,6 +21,8 @@ from kmend.server.operations import metrics
 
 ARRIVAL_SECONDS = 20.0
 """From a request's first byte, or the connection's beginning, to the request's last byte."""
+READING_SECONDS = 60.0
+"""So long an answer that is too long for the buffers may lie there without a byte of it being taken."""
 MAX_HEAD_BYTES = 32 * 1024
 
 
@@ -23,6 +30,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's own, with these limits."""
 
     arrival_seconds = ARRIVAL_SECONDS
+    reading_seconds = READING_SECONDS
 
     def __init__(
         self,
@@ -33,6 +41,7 @@ class BoundedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._timer: TimerHandle | None = None
+        self._reading: TimerHandle | None = None
         self._head = 0
         self._coming = False
         """Whether a request has begun and is not complete."""
@@ -51,7 +60,19 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's."""
         self._stop()
+        self._let_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """As uvicorn's; what was written must be read now, however slowly."""
+        super().pause_writing()
+        if self._reading is None:
+            self._watch_reading()
+
+    def resume_writing(self) -> None:
+        """As uvicorn's."""
+        self._let_read()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, unless the head has become too long."""
@@ -89,6 +110,35 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _watch_reading(self) -> None:
+        self._reading = self.loop.call_later(self.reading_seconds, self._look_at_reading, self._unread())
+
+    def _let_read(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _look_at_reading(self, before: tuple[int, int]) -> None:
+        if self._unread() != before:
+            self._watch_reading()
+            return
+        self._reading = None
+        metrics.refusals.labels(area="connection", problem="reads-too-slowly").inc()
+        self.transport.abort()  # also of a connection that is being closed: it would wait for the reader
+
+    def _unread(self) -> tuple[int, int]:
+        """Bytes that are still here, and those that the other side has not acknowledged; while it does not read, both stay.
+
+        The kernel's buffer (tcp(7), SIOCOUTQ) is large, and takes new bytes only when much of it is free: without it, a slow
+        reader would look like none.
+        """
+        queued = 0
+        plain = self.transport.get_extra_info("socket")
+        if plain is not None:
+            with contextlib.suppress(OSError, ValueError):
+                (queued,) = struct.unpack("i", fcntl.ioctl(plain.fileno(), termios.TIOCOUTQ, bytes(4)))
+        return self.transport.get_write_buffer_size(), queued
 
     def _give_up(self) -> None:
         self._timer = None

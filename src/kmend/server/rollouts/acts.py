@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from kmend.server.access import audit
 from kmend.server.notices import Event, post
-from kmend.server.rollouts import engine, records
+from kmend.server.rollouts import engine, recalling, records
 from kmend.server.rollouts import plan as plans
 from kmend.server.rollouts.errors import NoRolloutError, PlanError, RegressionError, RolloutError, RolloutStateError
 from kmend.server.rollouts.evaluating import go_on
@@ -22,7 +22,6 @@ from kmend.server.store.tables import (
     hosts,
     level_fixes,
     levels,
-    recalls,
     ring_levels,
     rings,
     rollout_stages,
@@ -40,9 +39,10 @@ def put_plan(connection: Connection, name: str, plan: Plan, *, automatic: bool, 
     """Keep a plan under a name; one that is automatic rolls out new levels as they are published.
 
     Raises:
-        PlanError: it names a ring that is not there.
+        PlanError: it names a ring that is not there, or a time zone that is not known here.
     """
     _check_text("name", name)
+    plans.check_zones(plan)
     _check_rings(connection, plan)
     where = plan_table.c.name == name
     text = plans.write(plan)
@@ -96,14 +96,14 @@ def create(
     Raises:
         NoRolloutError: a level is not in the repository.
         RegressionError: a level lacks fixes that hosts of these rings have, and that are not recalled.
-        RolloutError: a level is recalled, or there is nothing to roll out.
+        RolloutError: a level is recalled, or holds a recalled fix that it does not clear; or there is nothing to roll out.
     """
     _check_text("name", name)
     if not 1 <= len(targets) <= MAX_TARGETS:
         raise RolloutError(f"a rollout has 1 to {MAX_TARGETS} kernel builds")
+    plans.check_zones(plan)
     _check_rings(connection, plan)
-    for build_id, level in targets.items():
-        _check_target(connection, plan, build_id, level)
+    _check_targets(connection, plan, targets)
     rollout = secrets.token_hex(8)
     chosen = plan.hurried() if emergency else plan
     connection.execute(
@@ -121,6 +121,7 @@ def create(
     )
     rows = [{"rollout": rollout, "build_id": build_id, "level": level} for build_id, level in sorted(targets.items())]
     connection.execute(insert(rollout_targets), rows)
+    _check_recalls(connection, rollout)
     stages = [{"rollout": rollout, "number": number, "ring": stage.ring} for number, stage in enumerate(chosen.stages)]
     connection.execute(insert(rollout_stages), stages)
     detail = {
@@ -138,11 +139,12 @@ def start(connection: Connection, wanted: str, *, actor: str, now: int) -> Rollo
 
     Raises:
         RolloutStateError: it has begun before.
+        RolloutError: what `create` refuses.
     """
     rollout = records.load(connection, wanted, lock=True)
     _require(rollout, (RolloutState.DRAFT,), "started")
-    for build_id, level in rollout.targets.items():  # a draft may have become old
-        _check_target(connection, rollout.plan, build_id, level)
+    _check_targets(connection, rollout.plan, rollout.targets)  # a draft may have become old
+    _check_recalls(connection, rollout.id)
     waits = rollout.emergency or rollout.plan.stages[0].approval
     state = RolloutState.AWAITING_APPROVAL if waits else RolloutState.RUNNING
     reason = "waits for approval" if waits else "started"
@@ -247,21 +249,24 @@ def abort(connection: Connection, wanted: str, *, actor: str, reason: str, now: 
     return records.load(connection, wanted)
 
 
-def promote(
-    connection: Connection, wanted: str, *, actor: str, reason: str, now: int, stage: int | None = None
-) -> Rollout:
+def promote(connection: Connection, wanted: str, *, actor: str, reason: str, now: int, stage: int) -> Rollout:
     """Take the open stage for passed, and open the next.
 
+    Args:
+        stage: the number of the stage that is meant, from 0; if another one is open by now, nothing is done.
+
     Raises:
-        RolloutStateError: it does not go on.
+        RolloutStateError: it does not go on, or another stage is open.
+        RolloutError: a level is recalled.
     """
     rollout = records.load(connection, wanted, lock=True)
     _check_text("reason", reason)
     _require(rollout, (RolloutState.RUNNING,), "promoted")
-    if stage is not None and stage != rollout.stage:
+    if stage != rollout.stage:
         raise RolloutStateError(f"the open stage is {rollout.stage + 1}, not {stage + 1}", hint="look at it again")
     if rollout.override is not Override.NONE:
         raise RolloutStateError(f"{rollout.name} is {rollout.override.value}", hint="resume it first")
+    _check_recalls(connection, rollout.id)
     go_on(connection, rollout, "promoted", reason, actor=actor, now=now)
     return records.load(connection, wanted)
 
@@ -309,24 +314,25 @@ def _check_rings(connection: Connection, plan: Plan) -> None:
         raise PlanError(f"there is no ring {', '.join(missing)}", hint="make it first: kmend-server rings put")
 
 
-def _check_target(connection: Connection, plan: Plan, build_id: str, level: int) -> None:
+def _check_recalls(connection: Connection, rollout: str) -> None:
+    problem = recalling.of_rollout(connection, rollout)
+    if problem:
+        raise RolloutError(problem, hint="publish a level without it, or one that clears the fix")
+
+
+def _check_targets(connection: Connection, plan: Plan, targets: Mapping[str, int]) -> None:
+    recalled = recalling.fixes(connection)
+    for build_id, level in targets.items():
+        _check_target(connection, plan, build_id, level, recalled)
+
+
+def _check_target(connection: Connection, plan: Plan, build_id: str, level: int, recalled: frozenset[str]) -> None:
     here = (levels.c.build_id == build_id) & (levels.c.level == level)
     if connection.execute(select(levels.c.level).where(here)).first() is None:
         raise NoRolloutError(
             f"the repository has no level {level} for kernel build {build_id[:40]}", hint="kmend-server levels list"
         )
     fixes = _fixes(connection, build_id)
-    recalled = frozenset(
-        row.fix
-        for row in connection.execute(
-            select(recalls.c.fix).where(recalls.c.withdrawn_at.is_(None), recalls.c.fix != "")
-        )
-    )
-    bad = select(recalls.c.number).where(
-        recalls.c.withdrawn_at.is_(None), recalls.c.build_id == build_id, recalls.c.level == level
-    )
-    if connection.execute(bad).first() is not None:
-        raise RolloutError(f"level {level} is recalled")
     own = select(ring_levels.c.level).where(ring_levels.c.build_id == build_id, ring_levels.c.ring.in_(plan.rings))
     run = select(hosts.c.level).where(
         hosts.c.build_id == build_id, hosts.c.ring.in_(plan.rings), hosts.c.level > 0, hosts.c.state == "enrolled"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from kmend.server.hosts.seen import Direction, Seen
 from kmend.server.rollouts import engine, records
-from kmend.server.rollouts.engine import Cause, Grant, GrantState, Tallies
+from kmend.server.rollouts.candidates import Candidates, Known
+from kmend.server.rollouts.engine import Grant, GrantState, Tallies
 from kmend.server.rollouts.halting import halt
 from kmend.server.rollouts.records import Rollout
-from kmend.server.store.tables import grants, level_fixes, recalls
 
 SOON_SECONDS = 15
 """After how long a host on its way checks in again, if nothing happens before."""
@@ -23,23 +23,23 @@ class Live:
     """The rollouts that go on, locked, and what is read of them within one transaction."""
 
     rollouts: list[Rollout]
+    candidates: Candidates
     tallies: dict[tuple[str, int], Tallies] = field(default_factory=dict)
-    recalled: frozenset[str] | None = None
 
 
 class Rollouts:
     """The rollouts' side of check-ins; one object may serve many threads."""
 
     def __init__(self) -> None:
-        self._fixes: dict[tuple[str, int], frozenset[str]] = {}
+        self._known = Known()
 
     def lock(self, connection: Connection) -> Live | None:
         """As `Directions.lock`."""
-        if not records.live(connection, lock=False):
+        if not records.any_live(connection):
             return None
         found = records.live(connection, lock=True)
         tallies = {(rollout.id, stage.number): stage.tallies for rollout in found for stage in rollout.stages}
-        return Live(list(found), tallies)
+        return Live(list(found), Candidates(connection, self._known), tallies)
 
     def observe(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> None:
         """As `Directions.observe`."""
@@ -48,9 +48,8 @@ class Rollouts:
         for place, rollout in enumerate(live.rollouts):
             for host, grant in records.grants_of(connection, rollout.id, sorted(hosts)).items():
                 after = engine.progress(grant, rollout.plan.stages[grant.stage], hosts[host], now)
-                if after is grant and rollout.withdrawn and grant.state is GrantState.GRANTED:
-                    if not hosts[host].trying and hosts[host].level < grant.level and grant.state_since < now:
-                        after = grant.became(GrantState.INCONCLUSIVE, now, Cause.RETURNED, "withdrawn before it loaded")
+                if after is grant and rollout.withdrawn:
+                    after = engine.withdrawn(grant, hosts[host], now)
                 if after is not grant:
                     self._move(connection, live, rollout, grant, after)
             live.rollouts[place] = self._halted(connection, live, rollout, now)
@@ -95,24 +94,12 @@ class Rollouts:
         stage = rollout.plan.stages[rollout.stage]
         if not rollout.granting or seen.ring != stage.ring or seen.host in busy or seen.stale:
             return Direction()
-        level = rollout.targets[seen.build_id]
-        tallies = live.tallies[rollout.id, rollout.stage]
-        value = engine.diversity_of(stage, seen)
-        wait = engine.obstacle(
-            rollout.id,
-            stage,
-            level,
-            seen,
-            fixes_lost=self._lost(connection, live, seen, level),
-            tallies=tallies,
-            alike=self._alike(connection, rollout, value) if stage.diversity and tallies.granted < stage.sample else 0,
-            now=now,
-        )
+        wait = live.candidates.obstacle(rollout, seen, live.tallies[rollout.id, rollout.stage], now)
         if wait is not None:
             return Direction(reason="", within=wait.seconds)
         grant = Grant(
-            seen.host, rollout.stage, seen.build_id, level, seen.level, GrantState.GRANTED, now, now, seen.boot_id,
-            diversity=value,
+            seen.host, rollout.stage, seen.build_id, rollout.targets[seen.build_id], seen.level, GrantState.GRANTED, now, now,
+            seen.boot_id, diversity=engine.diversity_of(stage, seen),
         )  # fmt: skip
         self._move(connection, live, rollout, before, grant)
         return _granted(rollout, grant)
@@ -147,31 +134,6 @@ class Rollouts:
                 halt(connection, rollout, excess, now)
                 return records.load(connection, rollout.id)
         return rollout
-
-    def _alike(self, connection: Connection, rollout: Rollout, value: str) -> int:
-        query = select(func.count()).where(
-            grants.c.rollout == rollout.id, grants.c.stage == rollout.stage, grants.c.diversity == value
-        )
-        return connection.execute(query).scalar_one()
-
-    def _lost(self, connection: Connection, live: Live, seen: Seen, level: int) -> frozenset[str]:
-        if not seen.level or seen.level >= level:
-            return frozenset()
-        if live.recalled is None:
-            query = select(recalls.c.fix).where(recalls.c.withdrawn_at.is_(None), recalls.c.fix != "")
-            live.recalled = frozenset(row.fix for row in connection.execute(query))
-        fixes = {number: self._fixes_of(connection, seen.build_id, number) for number in (seen.level, level)}
-        return engine.fixes_lost({k: v for k, v in fixes.items() if v}, seen.level, level, live.recalled)
-
-    def _fixes_of(self, connection: Connection, build_id: str, level: int) -> frozenset[str]:
-        """A level's fixes, which never change once it is published."""
-        known = self._fixes.get((build_id, level))
-        if known is None:
-            query = select(level_fixes.c.fix).where(level_fixes.c.build_id == build_id, level_fixes.c.level == level)
-            known = frozenset(row.fix for row in connection.execute(query))
-            if known:
-                self._fixes[build_id, level] = known
-        return known
 
 
 def _granted(rollout: Rollout, grant: Grant) -> Direction:

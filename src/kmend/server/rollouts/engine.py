@@ -28,6 +28,8 @@ class GrantState(str, enum.Enum):
     INCONCLUSIVE = "inconclusive"
 
 
+SOONEST_SECONDS = 30
+"""A host that waits asks again after so long at the soonest."""
 LIVE = (GrantState.GRANTED, GrantState.LOADING, GrantState.SOAKING)
 
 
@@ -147,6 +149,9 @@ def obstacle(
     tallies: Tallies,
     alike: int,
     now: int,
+    recalled: str = "",
+    chosen: bool = False,
+    pace: int = SOONEST_SECONDS,
 ) -> Wait | None:
     """Why a host of the stage's ring is not granted now; None if it is.
 
@@ -154,24 +159,35 @@ def obstacle(
         level: the rollout's for the host's kernel build.
         fixes_lost: fixes of what the host runs that the level lacks, without recalled ones.
         alike: hosts granted in this stage with the same diversity value.
+        recalled: why nobody is given the level any more; empty if it is not recalled.
+        chosen: whether the host counts as within the share, since no other does.
+        pace: seconds after which a host that waits for others asks again.
     """
     if seen.level >= level:
         return Wait(f"it runs level {seen.level} already")
+    if recalled:
+        return Wait(recalled)
     if fixes_lost:
         return Wait(f"level {level} lacks {len(fixes_lost)} fixes of level {seen.level}, which it runs")
-    if position(rollout, seen.host) >= stage.share:
+    if position(rollout, seen.host) >= stage.share and not chosen:
         return Wait(f"it is not among the first {stage.share:.0%} of the ring {stage.ring}")
     if level in seen.refuses:
         return Wait(f"it does not load level {level} by itself: its quarantine or its own policy")
     if seen.trying:
-        return Wait(f"it is busy with level {seen.trying}", 30)
+        return Wait(f"it is busy with level {seen.trying}", SOONEST_SECONDS)
     if not stage.open_at(now):
-        return Wait("no window of the stage is open", 300)
+        known = "" if stage.zone_known else f": this server does not know the time zone {stage.timezone}"
+        return Wait(f"no window of the stage is open{known}", 300)
     if tallies.in_flight >= stage.at_once:
-        return Wait(f"{tallies.in_flight} hosts are at it, and {stage.at_once} may be at once", 30)
+        return Wait(f"{tallies.in_flight} hosts are at it, and {stage.at_once} may be at once", pace)
     if stage.diversity and tallies.granted < stage.sample and alike + 1 > most_alike(stage):
-        return Wait(f"enough of the first hosts have the same {stage.diversity}", 30)
+        return Wait(f"enough of the first hosts have the same {stage.diversity}", pace)
     return None
+
+
+def pace(waiting: int, at_once: int) -> int:
+    """After how many seconds a host that waits for others asks again: the longer, the more of them wait."""
+    return max(SOONEST_SECONDS, SOONEST_SECONDS * waiting // (2 * at_once))
 
 
 def most_alike(stage: Stage) -> int:
@@ -220,6 +236,13 @@ def progress(grant: Grant, stage: Stage, seen: Seen, now: int) -> Grant:
     return grant
 
 
+def withdrawn(grant: Grant, seen: Seen, now: int) -> Grant:
+    """The grant of a rollout that does not go on, ended if its host has not begun and has been told since."""
+    if grant.state is not GrantState.GRANTED or seen.trying or seen.level >= grant.level or grant.state_since >= now:
+        return grant
+    return grant.became(GrantState.INCONCLUSIVE, now, Cause.RETURNED, "withdrawn before it loaded")
+
+
 def overdue(grant: Grant, stage: Stage, last_seen: int, now: int, *, awake_since: int = 0) -> Grant:
     """The grant, failed if its host has been silent, or has not come to an end, for too long."""
     if not grant.live:
@@ -237,10 +260,14 @@ def overdue(grant: Grant, stage: Stage, last_seen: int, now: int, *, awake_since
     return grant
 
 
+STALLED = "nobody can be granted"
+
+
 class Judgement(enum.Enum):
-    """What becomes of a stage."""
+    """What becomes of a stage; one that has stalled is open, and waits for hosts that are away or refuse the level."""
 
     OPEN = "open"
+    STALLED = "stalled"
     PASSED = "passed"
     SKIPPED = "skipped"
     HALT = "halt"
@@ -272,7 +299,7 @@ def judge(stage: Stage, tallies: Tallies, remaining: int, opened_at: int, now: i
             return Verdict(Judgement.SKIPPED, f"the ring {stage.ring} has no host for it")
         if stage.deadline_seconds and now - opened_at > stage.deadline_seconds:
             return Verdict(Judgement.HALT, f"{absent} hosts are away or refuse it, and nobody tried it")
-        return Verdict(Judgement.OPEN)
+        return Verdict(Judgement.STALLED, f"{STALLED}: {absent} hosts of the ring {stage.ring} are away or refuse it")
     enough = tallies.finished >= min(stage.sample, total)
     if enough and tallies.succeeded >= math.ceil(stage.success * total - 1e-9):
         return Verdict(Judgement.PASSED, f"{tallies.succeeded} of {total} hosts succeeded")

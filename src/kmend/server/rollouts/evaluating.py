@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 
-from sqlalchemy import Connection, Select, exists, func, select, true
+from sqlalchemy import Connection, select, text
 
 from kmend.server.access import audit
 from kmend.server.notices import Event, post
-from kmend.server.rollouts import engine, records
-from kmend.server.rollouts.engine import LIVE, GrantState, Judgement
-from kmend.server.rollouts.errors import RolloutError
+from kmend.server.rollouts import eligible, engine, recalling, records
+from kmend.server.rollouts.engine import LIVE, GrantState, Judgement, Verdict
 from kmend.server.rollouts.halting import halt
-from kmend.server.rollouts.plan import Stage
 from kmend.server.rollouts.records import Override, Rollout, RolloutState
-from kmend.server.store import Store, StoreError, news, settings
-from kmend.server.store.tables import grants, hosts, level_fixes, recalls, ring_levels, rollout_targets
+from kmend.server.store import Store, news, settings
+from kmend.server.store.tables import grants, hosts
 
-GONE_SECONDS = 3600
-"""A host that is overdue by more is not waited for; it gets the level when it comes back and its ring has it."""
-NEW_SECONDS = 900
-"""So long a host that was enrolled may take until it says which kernel it runs; after that nobody waits for it."""
 NOTE_SECONDS, GAP_SECONDS = 10, 60
 _logger = logging.getLogger(__name__)
+_RELEASE = text(
+    "INSERT INTO ring_levels (ring, build_id, level, rollout, since) VALUES (:ring, :build_id, :level, :rollout, :since)"
+    " ON CONFLICT (ring, build_id) DO UPDATE SET level = excluded.level, rollout = excluded.rollout, since = excluded.since"
+    " WHERE excluded.level > ring_levels.level"
+)
 
 
 def evaluate(store: Store, now: int) -> None:
@@ -35,8 +33,8 @@ def evaluate(store: Store, now: int) -> None:
     for rollout in ids:
         try:
             store.transact(functools.partial(look, wanted=rollout, now=now))
-        except (StoreError, RolloutError) as problem:
-            _logger.error("rollout %s cannot be judged: %s", rollout, problem.message)
+        except Exception:  # whatever it is, the others go on
+            _logger.exception("rollout %s cannot be judged", rollout)
 
 
 def _number(connection: Connection, name: str) -> int:
@@ -67,31 +65,53 @@ def look(connection: Connection, wanted: str, now: int) -> None:
             return
     if not rollout.granting:
         return
-    stage = rollout.plan.stages[rollout.stage]
-    bad = recalled(connection, rollout)
+    bad = recalling.of_rollout(connection, rollout.id)
     if bad:
         halt(connection, rollout, bad, now)
         return
-    left = remaining(connection, rollout, now)
-    verdict = engine.judge(
-        stage,
-        rollout.stages[rollout.stage].tallies,
-        left,
-        rollout.stage_opened_at,
-        now,
-        absent=absent(connection, rollout),
-    )
+    verdict = _judge(connection, rollout, now)
     if verdict.judgement is Judgement.HALT:
         halt(connection, rollout, verdict.reason, now)
-    elif verdict.judgement is not Judgement.OPEN:
+    elif verdict.judgement in (Judgement.OPEN, Judgement.STALLED):
+        _tell_stalled(connection, rollout, verdict, now)
+    else:
         outcome = "passed" if verdict.judgement is Judgement.PASSED else "skipped"
         go_on(connection, rollout, outcome, verdict.reason, actor=audit.SERVER, now=now)
+
+
+def _judge(connection: Connection, rollout: Rollout, now: int) -> Verdict:
+    stage, tallies = rollout.plan.stages[rollout.stage], rollout.stages[rollout.stage].tallies
+    left = eligible.remaining(connection, rollout, now)
+    away = 0
+    if left == tallies.granted == 0:  # only then is it asked who is away: it takes long in a large ring
+        away = eligible.absent(connection, rollout)
+        if not away and not _had_others(rollout) and eligible.choose_first(connection, rollout, now):
+            left = eligible.remaining(connection, rollout, now)
+            away = eligible.absent(connection, rollout)
+    return engine.judge(stage, tallies, left, rollout.stage_opened_at, now, absent=away)
+
+
+def _had_others(rollout: Rollout) -> bool:
+    """Whether an earlier stage of the same ring has granted: then this share is not without hosts."""
+    ring = rollout.plan.stages[rollout.stage].ring
+    return any(stage.ring == ring and stage.tallies.granted for stage in rollout.stages[: rollout.stage])
+
+
+def _tell_stalled(connection: Connection, rollout: Rollout, verdict: Verdict, now: int) -> None:
+    """Tell people once that nobody can be granted; the reason stands in the rollout as long as that is so."""
+    known = rollout.reason.startswith(engine.STALLED)
+    if verdict.judgement is Judgement.STALLED and not known:
+        records.change(connection, rollout, now, verdict.reason)
+        post(connection, Event.ROLLOUT_STALLED, rollout.name, verdict.reason, now)
+    elif verdict.judgement is Judgement.OPEN and known:
+        records.change(connection, rollout, now, "hosts can be granted again")
 
 
 def go_on(connection: Connection, rollout: Rollout, outcome: str, reason: str, *, actor: str, now: int) -> None:
     """End the open stage well, and open the next, or finish."""
     stage = rollout.plan.stages[rollout.stage]
     records.end_stage(connection, rollout, rollout.stage, outcome, now)
+    eligible.forget_first(connection, rollout)
     if stage.share >= 1:
         release(connection, rollout, stage.ring, now)
     following = rollout.stage + 1
@@ -113,23 +133,17 @@ def _open(connection: Connection, rollout: Rollout, number: int, reason: str, no
         connection, rollout, now, reason, state=state, override=Override.NONE, stage=number, stage_opened_at=now
     )
     if waits:
-        text = f"the stage {number + 1}, ring {stage.ring}, waits for an approval"
-        post(connection, Event.ROLLOUT_AWAITING_APPROVAL, rollout.name, text, now)
+        told = f"the stage {number + 1}, ring {stage.ring}, waits for an approval"
+        post(connection, Event.ROLLOUT_AWAITING_APPROVAL, rollout.name, told, now)
     else:
         news.bump(connection, news.ring_key(stage.ring))
 
 
 def release(connection: Connection, rollout: Rollout, ring: str, now: int) -> None:
     """Let every host of a ring have the rollout's levels; never a lower one than it may have."""
-    query = select(ring_levels.c.build_id, ring_levels.c.level).where(ring_levels.c.ring == ring)
-    known = {row.build_id: row.level for row in connection.execute(query.with_for_update())}
-    for build_id, level in sorted(rollout.targets.items()):
-        values = {"level": level, "rollout": rollout.id, "since": now}
-        if build_id not in known:
-            connection.execute(ring_levels.insert().values(ring=ring, build_id=build_id, **values))
-        elif level > known[build_id]:
-            where = (ring_levels.c.ring == ring) & (ring_levels.c.build_id == build_id)
-            connection.execute(ring_levels.update().where(where).values(**values))
+    values = {"ring": ring, "rollout": rollout.id, "since": now}
+    rows = [{**values, "build_id": build_id, "level": level} for build_id, level in sorted(rollout.targets.items())]
+    connection.execute(_RELEASE, rows)  # another rollout may release the same at the same time
     news.bump(connection, news.ring_key(ring))
 
 
@@ -170,80 +184,3 @@ def _overdue(connection: Connection, rollout: Rollout, now: int) -> Rollout:
     if not changed:
         return rollout
     return records.load(connection, rollout.id)
-
-
-def remaining(connection: Connection, rollout: Rollout, now: int) -> int:
-    """Hosts of the open stage that could be granted and are not yet; new ones that have not said what they run among them."""
-    stage = rollout.plan.stages[rollout.stage]
-    return _waiting(connection, rollout, stage, now) + _unknown(connection, stage.ring, now)
-
-
-def absent(connection: Connection, rollout: Rollout) -> int:
-    """Hosts of the open stage that lack the level and of which nothing is decided, whether they could be granted or not."""
-    stage = rollout.plan.stages[rollout.stage]
-    rows = connection.execute(_eligible(rollout, stage.ring, None)).all()
-    return sum(engine.position(rollout.id, row.id) < stage.share for row in rows)
-
-
-def recalled(connection: Connection, rollout: Rollout) -> str:
-    """Which of its levels is recalled, whole or by a fix, without being above that; empty for none."""
-    named = (recalls.c.build_id == rollout_targets.c.build_id) & (recalls.c.level == rollout_targets.c.level)
-    held = exists().where(
-        level_fixes.c.build_id == rollout_targets.c.build_id,
-        level_fixes.c.level == rollout_targets.c.level,
-        level_fixes.c.fix == recalls.c.fix,
-    )
-    query = (
-        select(rollout_targets.c.level, recalls.c.number)
-        .where(rollout_targets.c.rollout == rollout.id, recalls.c.withdrawn_at.is_(None), named | held)
-        .limit(1)
-    )
-    row = connection.execute(query).first()
-    return f"level {row.level} is recalled (recall {row.number})" if row is not None else ""
-
-
-def _unknown(connection: Connection, ring: str, now: int) -> int:
-    """Hosts that were just enrolled: a ring that has only such hosts is not one without hosts."""
-    query = select(func.count()).where(
-        hosts.c.ring == ring,
-        hosts.c.state == "enrolled",
-        hosts.c.build_id == "",
-        hosts.c.enrolled_at >= now - NEW_SECONDS,
-    )
-    return connection.execute(query).scalar_one()
-
-
-def _waiting(connection: Connection, rollout: Rollout, stage: Stage, now: int) -> int:
-    since = _number(connection, settings.AWAKE_SINCE)
-    then = _number(connection, settings.ASLEEP_SINCE) if now - since < GONE_SECONDS else now
-    query = _eligible(rollout, stage.ring, then - GONE_SECONDS)
-    if stage.share < 1:
-        rows = connection.execute(query).all()
-        return sum(
-            engine.position(rollout.id, row.id) < stage.share and row.level not in json.loads(row.refuses)
-            for row in rows
-        )
-    willing = query.where(hosts.c.refuses == "[]").subquery()
-    plain = connection.execute(select(func.count()).select_from(willing)).scalar_one()
-    refusing = connection.execute(query.where(hosts.c.refuses != "[]")).all()
-    return plain + sum(row.level not in json.loads(row.refuses) for row in refusing)
-
-
-def _eligible(rollout: Rollout, ring: str, due: int | None) -> Select[tuple[str, str, int]]:
-    decided = (
-        select(grants.c.host)
-        .where(grants.c.rollout == rollout.id, grants.c.state != GrantState.INCONCLUSIVE.value)
-        .scalar_subquery()
-    )
-    return (
-        select(hosts.c.id, hosts.c.refuses, rollout_targets.c.level)
-        .join(rollout_targets, rollout_targets.c.build_id == hosts.c.build_id)
-        .where(
-            rollout_targets.c.rollout == rollout.id,
-            hosts.c.ring == ring,
-            hosts.c.state == "enrolled",
-            hosts.c.level < rollout_targets.c.level,
-            hosts.c.next_due >= due if due is not None else true(),
-            hosts.c.id.not_in(decided),
-        )
-    )

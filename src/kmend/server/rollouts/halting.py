@@ -15,6 +15,7 @@ def halt(connection: Connection, rollout: Rollout, reason: str, now: int) -> Non
     """Halt it; hosts that soak its level hear of it at once."""
     records.change(connection, rollout, now, reason, override=Override.HALTED)
     records.end_stage(connection, rollout, rollout.stage, "halted", now)
+    news.bump(connection, *(news.ring_key(ring) for ring in rollout.plan.rings))  # before the audit log, as everywhere
     failures = [grant for grant in records.all_grants(connection, rollout.id, failed_only=True) if grant.cause]
     detail = {
         "reason": reason,
@@ -24,4 +25,3 @@ def halt(connection: Connection, rollout: Rollout, reason: str, now: int) -> Non
     audit.append(connection, at=now, actor=audit.SERVER, action="rollout.halt", subject=rollout.id, detail=detail)
     told = "; ".join(f"{grant.host}: {grant.cause} ({grant.message})" for grant in failures[:5])
     post(connection, Event.ROLLOUT_HALTED, rollout.name, f"halted: {reason}. {told}", now)
-    news.bump(connection, *(news.ring_key(ring) for ring in rollout.plan.rings))

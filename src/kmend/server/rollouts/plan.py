@@ -83,12 +83,22 @@ class Stage:
             raise MalformedError(f"{len(self.windows)} windows; {windows.MAX_WINDOWS} are accepted")
         for text in self.windows:
             windows.parse_window(text)
-        windows.check_zone(self.timezone)
+
+    @property
+    def zone_known(self) -> bool:
+        """Whether this host knows the time zone; it may have been another one that checked the plan."""
+        try:
+            windows.check_zone(self.timezone)
+        except MalformedError:
+            return False
+        return True
 
     def open_at(self, now: int) -> bool:
-        """Whether hosts may be granted now."""
+        """Whether hosts may be granted now; never, where the time zone of its windows is not known."""
         if not self.windows:
             return True
+        if not self.zone_known:
+            return False
         return windows.is_open([windows.parse_window(text) for text in self.windows], self.timezone, now)
 
     def tolerated(self, finished: int) -> int:
@@ -118,20 +128,40 @@ class Plan:
         return tuple(dict.fromkeys(stage.ring for stage in self.stages))
 
     def hurried(self) -> Plan:
-        """The emergency lane: no soak and no windows, no approval between stages; thresholds stay."""
+        """The emergency lane: no soak and no windows, no approval between stages; thresholds and caps stay."""
         return Plan(
-            tuple(
-                dataclasses.replace(stage, soak_seconds=0, windows=(), approval=False, at_once=max(stage.at_once, 1000))
-                for stage in self.stages
-            )
+            tuple(dataclasses.replace(stage, soak_seconds=0, windows=(), approval=False) for stage in self.stages)
         )
 
 
+def check_zones(plan: Plan) -> Plan:
+    """`plan`, if this host knows its time zones.
+
+    Raises:
+        PlanError: it does not.
+    """
+    for number, stage in enumerate(plan.stages, start=1):
+        try:
+            windows.check_zone(stage.timezone)
+        except MalformedError as problem:
+            raise PlanError(f"the plan cannot be used: stage {number}: {problem.message}") from None
+    return plan
+
+
 def read(text: str | bytes) -> Plan:
-    """A plan from its JSON.
+    """A plan from its JSON, to be made use of.
 
     Raises:
         PlanError: it is none; the message names the member.
+    """
+    return check_zones(read_kept(text))
+
+
+def read_kept(text: str | bytes) -> Plan:
+    """A plan that was checked before: its time zones may have become unknown since; their windows are closed then.
+
+    Raises:
+        PlanError: it is none.
     """
     try:
         return decode(Plan, text.encode() if isinstance(text, str) else text, max_bytes=64 * 1024)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, exists, insert, or_, select, update
 
 from kmend.server.rollouts import plan as plans
 from kmend.server.rollouts.engine import LIVE, Grant, GrantState, Tallies
-from kmend.server.rollouts.errors import NoRolloutError
+from kmend.server.rollouts.errors import NoRolloutError, PlanError
 from kmend.server.rollouts.plan import Plan
 from kmend.server.store.tables import grants, rollout_stages, rollout_targets, rollouts
+
+MAX_KEPT_TARGETS = 100_000
+"""So many targets of rollouts are remembered; they never change once a rollout is made."""
+_logger = logging.getLogger(__name__)
 
 
 class RolloutState(str, enum.Enum):
@@ -92,15 +98,56 @@ class Rollout:
         return self.override is Override.HALTED or self.state is RolloutState.ABORTED
 
 
+class _Targets:
+    """Rollout -> its targets, of those that were asked for last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, dict[str, int]] = {}
+
+    def of(self, connection: Connection, ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        with self._lock:
+            found = {rollout: self._kept[rollout] for rollout in ids if rollout in self._kept}
+        missing = sorted(set(ids) - set(found))
+        if missing:
+            read: dict[str, dict[str, int]] = {}
+            for row in connection.execute(select(rollout_targets).where(rollout_targets.c.rollout.in_(missing))):
+                read.setdefault(row.rollout, {})[row.build_id] = row.level
+            self._keep(read)
+            found |= read
+        return found
+
+    def _keep(self, read: dict[str, dict[str, int]]) -> None:
+        with self._lock:
+            self._kept |= read
+            size = sum(map(len, self._kept.values()))
+            for oldest in list(self._kept):
+                if size <= MAX_KEPT_TARGETS:
+                    break
+                size -= len(self._kept.pop(oldest))
+
+
+_targets = _Targets()
+_unreadable: set[str] = set()
+
+
+def any_live(connection: Connection) -> bool:
+    """Whether there is a rollout that goes on, or still has hosts on their way."""
+    return connection.execute(_live().limit(1)).first() is not None
+
+
 def live(connection: Connection, *, lock: bool) -> tuple[Rollout, ...]:
-    """Rollouts that go on, or still have hosts on their way, in the order of their IDs."""
-    on_its_way = exists().where(rollout_stages.c.rollout == rollouts.c.id, rollout_stages.c.in_flight > 0)
-    going = rollouts.c.state.in_([RolloutState.RUNNING.value, RolloutState.AWAITING_APPROVAL.value])
-    query = select(rollouts.c.id).where(or_(going, on_its_way)).order_by(rollouts.c.id)
-    ids = [row.id for row in connection.execute(query)]
+    """Rollouts that go on, or still have hosts on their way, in the order of their IDs; without those that cannot be read."""
+    ids = [row.id for row in connection.execute(_live())]
     if not ids:
         return ()
-    return _load(connection, ids, lock=lock)
+    return _load(connection, ids, lock=lock, skip=True)
+
+
+def _live() -> Select[tuple[str]]:
+    on_its_way = exists().where(rollout_stages.c.rollout == rollouts.c.id, rollout_stages.c.in_flight > 0)
+    going = rollouts.c.state.in_([RolloutState.RUNNING.value, RolloutState.AWAITING_APPROVAL.value])
+    return select(rollouts.c.id).where(or_(going, on_its_way)).order_by(rollouts.c.id)
 
 
 def load(connection: Connection, rollout: str, *, lock: bool = False) -> Rollout:
@@ -108,6 +155,7 @@ def load(connection: Connection, rollout: str, *, lock: bool = False) -> Rollout
 
     Raises:
         NoRolloutError: there is none of that ID.
+        PlanError: its plan cannot be read.
     """
     found = _load(connection, [rollout], lock=lock)
     if not found:
@@ -116,33 +164,48 @@ def load(connection: Connection, rollout: str, *, lock: bool = False) -> Rollout
 
 
 def page(connection: Connection, *, after: tuple[int, str] | None, limit: int) -> tuple[Rollout, ...]:
-    """Rollouts, the newest first.
+    """Rollouts, the newest first; without those that cannot be read.
 
     Args:
         after: `created_at` and ID of the last one of the page before.
     """
     table = rollouts.c
-    query = select(table.id).order_by(table.created_at.desc(), table.id).limit(limit)
-    if after is not None:
-        query = query.where(or_(table.created_at < after[0], (table.created_at == after[0]) & (table.id > after[1])))
-    ids = [row.id for row in connection.execute(query)]
-    found = {item.id: item for item in _load(connection, ids, lock=False)}
-    return tuple(found[item] for item in ids)
+    found: list[Rollout] = []
+    while len(found) < limit:
+        query = select(table.id, table.created_at).order_by(table.created_at.desc(), table.id)
+        if after is not None:
+            past = or_(table.created_at < after[0], (table.created_at == after[0]) & (table.id > after[1]))
+            query = query.where(past)
+        rows = connection.execute(query.limit(limit - len(found))).all()
+        if not rows:
+            break
+        after = (rows[-1].created_at, rows[-1].id)
+        read = {item.id: item for item in _load(connection, [row.id for row in rows], lock=False, skip=True)}
+        found += [read[row.id] for row in rows if row.id in read]
+    return tuple(found)
 
 
-def _load(connection: Connection, ids: Sequence[str], *, lock: bool) -> tuple[Rollout, ...]:
+def _load(connection: Connection, ids: Sequence[str], *, lock: bool, skip: bool = False) -> tuple[Rollout, ...]:
     query = select(rollouts).where(rollouts.c.id.in_(ids)).order_by(rollouts.c.id)
     rows = connection.execute(query.with_for_update() if lock else query).all()
-    targets: dict[str, dict[str, int]] = {}
-    for row in connection.execute(select(rollout_targets).where(rollout_targets.c.rollout.in_(ids))):
-        targets.setdefault(row.rollout, {})[row.build_id] = row.level
+    targets = _targets.of(connection, ids)
     stages: dict[str, list[StageRecord]] = {}
     ordered = select(rollout_stages).where(rollout_stages.c.rollout.in_(ids)).order_by(rollout_stages.c.number)
     for row in connection.execute(ordered):
         counts = {name: getattr(row, name) for name in Tallies.__slots__}
         stage = StageRecord(row.number, row.ring, Tallies(**counts), row.outcome, row.ended_at)
         stages.setdefault(row.rollout, []).append(stage)
-    return tuple(_read(row, targets.get(row.id, {}), tuple(stages.get(row.id, ()))) for row in rows)
+    found = []
+    for row in rows:
+        try:
+            found.append(_read(row, targets.get(row.id, {}), tuple(stages.get(row.id, ()))))
+        except PlanError as problem:
+            if not skip:
+                raise
+            if row.id not in _unreadable:  # once, and not at every check-in
+                _unreadable.add(row.id)
+                _logger.error("rollout %s is passed over: %s", row.id, problem.message)
+    return tuple(found)
 
 
 def _read(row: Row[tuple[object, ...]], targets: dict[str, int], stages: tuple[StageRecord, ...]) -> Rollout:
@@ -153,7 +216,7 @@ def _read(row: Row[tuple[object, ...]], targets: dict[str, int], stages: tuple[S
     }
     return Rollout(
         **plain,
-        plan=plans.read(row.plan),
+        plan=plans.read_kept(row.plan),
         state=RolloutState(row.state),
         override=Override(row.override),
         targets=targets,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,14 +13,17 @@ from kmend.server.hosts import listing
 from kmend.server.hosts.seen import Seen
 from kmend.server.rollouts import engine, records
 from kmend.server.rollouts import plan as plans
+from kmend.server.rollouts.candidates import Candidates, Known
+from kmend.server.rollouts.eligible import remaining
 from kmend.server.rollouts.engine import Grant, GrantState, Tallies
-from kmend.server.rollouts.evaluating import remaining
+from kmend.server.rollouts.errors import PlanError
 from kmend.server.rollouts.plan import Plan
 from kmend.server.rollouts.records import Override, Rollout, RolloutState
 from kmend.server.store.tables import hosts
 from kmend.server.store.tables import plans as plan_table
 
 MAX_FAILURES = 50
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +178,14 @@ def grants(connection: Connection, rollout: str) -> tuple[Grant, ...]:
 
 
 def kept_plans(connection: Connection) -> tuple[PlanView, ...]:
-    """Every plan that is kept, by name."""
-    rows = connection.execute(select(plan_table).order_by(plan_table.c.name))
-    return tuple(PlanView(row.name, row.automatic, row.created_at, plans.read(row.stages)) for row in rows)
+    """Every plan that is kept, by name; without those that cannot be read."""
+    found = []
+    for row in connection.execute(select(plan_table).order_by(plan_table.c.name)):
+        try:
+            found.append(PlanView(row.name, row.automatic, row.created_at, plans.read_kept(row.stages)))
+        except PlanError as problem:
+            _logger.error("plan %s is passed over: %s", row.name, problem.message)
+    return tuple(found)
 
 
 def why(connection: Connection, host: str, now: int) -> tuple[Waiting, ...]:
@@ -191,24 +200,27 @@ def why(connection: Connection, host: str, now: int) -> tuple[Waiting, ...]:
         host, shown.ring, shown.build_id, shown.level, shown.trying, shown.phase, shown.boot_id,
         refuses=tuple(json.loads(refuses)), hardware=shown.hardware, role=shown.role, distro=shown.distro, tags=shown.tags,
     )  # fmt: skip
+    candidates = Candidates(connection, Known())
     return tuple(
-        _why(connection, rollout, seen, now)
+        _why(connection, candidates, rollout, seen, now)
         for rollout in records.live(connection, lock=False)
         if shown.build_id in rollout.targets
     )
 
 
-def _why(connection: Connection, rollout: Rollout, seen: Seen, now: int) -> Waiting:
+def _why(connection: Connection, candidates: Candidates, rollout: Rollout, seen: Seen, now: int) -> Waiting:
     grant = records.grants_of(connection, rollout.id, [seen.host]).get(seen.host)
     status = rollout.override.value or rollout.state.value
     level = rollout.targets[seen.build_id]
     if grant is not None and grant.state is not GrantState.INCONCLUSIVE:
         said = f"{grant.cause}: {grant.message}" if grant.cause else f"since {now - grant.state_since} s"
         return Waiting(rollout.id, rollout.name, status, level, grant.state.value, said)
-    return Waiting(rollout.id, rollout.name, status, level, "waiting", _reason(rollout, seen, level, now))
+    return Waiting(
+        rollout.id, rollout.name, status, level, "waiting", _reason(connection, candidates, rollout, seen, now)
+    )
 
 
-def _reason(rollout: Rollout, seen: Seen, level: int, now: int) -> str:
+def _reason(connection: Connection, candidates: Candidates, rollout: Rollout, seen: Seen, now: int) -> str:
     if not rollout.granting:
         status = rollout.override.value or rollout.state.value
         return f"the rollout is {status}: {rollout.reason}"
@@ -217,10 +229,14 @@ def _reason(rollout: Rollout, seen: Seen, level: int, now: int) -> str:
     if seen.ring != stage.ring:
         later = [number for number, item in enumerate(stages) if item.ring == seen.ring and number > rollout.stage]
         if later:
-            return f"its ring {seen.ring} is stage {later[0] + 1}; stage {rollout.stage + 1} ({stage.ring}) is open"
+            stalled = f": {rollout.reason}" if rollout.reason.startswith(engine.STALLED) else ""
+            where = f"stage {rollout.stage + 1} ({stage.ring}) is open{stalled}"
+            return f"its ring {seen.ring} is stage {later[0] + 1}; {where}"
         return f"its ring {seen.ring} has had its turn, or is not part of it"
     tallies = rollout.stages[rollout.stage].tallies
-    wait = engine.obstacle(rollout.id, stage, level, seen, fixes_lost=frozenset(), tallies=tallies, alike=0, now=now)
+    if records.busy_elsewhere(connection, rollout.id, [seen.host]):
+        return "another rollout has it on its way"
+    wait = candidates.obstacle(rollout, seen, tallies, now)
     return wait.reason if wait is not None else "it is granted at its next check-in"
 
 

@@ -16,8 +16,8 @@ from kmend.server.api.guarding import PERMISSION
 from kmend.server.store import Store
 
 ID = "ab" * 16
-FILLED = {"host": ID, "cve": "CVE-2026-1001", "ring": "nowhere", "key_id": ID, "rollout": ID, "plan": "nothing", "build_id": "5ca1ab1e" * 5,
-          "level": "1", "token": ID, "channel": ID}  # fmt: skip
+FILLED = {"host": ID, "cve": "CVE-2026-1001", "ring": "nowhere", "key_id": ID, "rollout": ID, "plan": "nothing",
+          "build_id": "5ca1ab1e" * 5, "level": "1", "token": ID, "channel": ID}  # fmt: skip
 BODIES: dict[str, Any] = {
     "move": {"ring": "ring0"},
     "tags": {"tags": {}},

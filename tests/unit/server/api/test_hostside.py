@@ -167,7 +167,7 @@ def test_who_gets_in_its_own_way_is_told_to_come_back(asked: Asked, monkeypatch:
         raise IntegrityError("INSERT", {}, Exception("unique"))
 
     monkeypatch.setattr(enrolment, "enrol", taken)
-    _, body, signature = Machine.new("h").enrol_with("kmend_enrol_" + "a" * 52)
+    _, body, signature = Machine.new("h").enrol_with(enrolment_key(asked.store))
     found = asked.ask("POST", "/v1/enrol", body, {"Kmend-Signature": signature})
     assert (found.status, found.word, found.headers["retry-after"]) == (503, "busy", "5")
 

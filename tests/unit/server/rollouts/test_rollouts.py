@@ -155,17 +155,19 @@ def test_people_pause_resume_promote_and_abort(store: Store) -> None:
     with pytest.raises(RolloutStateError, match="paused already"):
         act("pause")
     with pytest.raises(RolloutStateError, match="is paused"):
-        act("promote")
+        act("promote", stage=0)
     assert act("resume").override is Override.NONE
     with pytest.raises(RolloutStateError, match="not paused"):
         act("resume")
-    assert act("promote").stage == 1
+    assert act("promote", stage=0).stage == 1
+    with pytest.raises(RolloutStateError, match="the open stage is 2, not 1"):
+        act("promote", stage=0)
     fleet.turn()
     assert held(store)["broad"][0] < 3 or fleet.machines["broad"][0].level == 1
     assert act("abort").state is RolloutState.ABORTED
     for what in ("abort", "pause", "resume", "promote"):
         with pytest.raises(RolloutStateError, match="aborted"):
-            act(what)
+            act(what, **({"stage": 1} if what == "promote" else {}))
     with pytest.raises(RolloutError, match="one line"):
         act("abort", reason="two\nlines")
     with pytest.raises(NoRolloutError), store.write() as connection:
@@ -364,7 +366,9 @@ class Promises(RuleBasedStateMachine):
     def people_act(self, what: str) -> None:
         try:
             with self.store.write() as connection:
-                getattr(acts, what)(connection, self.rollout, actor=OPERATOR, reason="because", now=self.fleet.now)
+                more = {"stage": records.load(connection, self.rollout).stage} if what == "promote" else {}
+                act = getattr(acts, what)
+                act(connection, self.rollout, actor=OPERATOR, reason="because", now=self.fleet.now, **more)
         except RolloutStateError:
             return
         if what == "resume":

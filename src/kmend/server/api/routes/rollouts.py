@@ -10,6 +10,7 @@ from litestar import Response, Router, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
+from msgspec import Meta
 from sqlalchemy import Connection
 
 from kmend.server.access.permissions import Caller, Permission, may_all
@@ -22,11 +23,22 @@ from kmend.server.api.services import Services
 from kmend.server.rollouts import acts, records, telling
 from kmend.server.rollouts.engine import Grant
 from kmend.server.rollouts.errors import NoRolloutError
+from kmend.server.rollouts.plan import MAX_STAGES
 from kmend.server.rollouts.records import Rollout
 from kmend.server.rollouts.telling import PlanView, RolloutView
 
 RolloutId = Annotated[str, PathParameter(max_length=64)]
 PlanName = Annotated[str, PathParameter(max_length=100)]
+
+
+class Promotion(bodies.Because, frozen=True):
+    """Which stage is taken for passed, and why.
+
+    Attributes:
+        stage: its number, from 0; if another one is open by now, nothing is done.
+    """
+
+    stage: Annotated[int, Meta(ge=0, le=MAX_STAGES - 1)]
 
 
 def _sees(caller: Caller, rings: Sequence[str]) -> bool:
@@ -124,6 +136,7 @@ def _act(
     word: str,
     reason: str,
     change: Callable[[Connection, int], object],
+    *more: object,
 ) -> Response[Any]:
     def work(connection: Connection, now: int) -> RolloutView:
         found = visible(connection, caller, rollout)
@@ -131,7 +144,7 @@ def _act(
         change(connection, now)
         return telling.show(connection, rollout, now)
 
-    return act(services, caller, key, [word, rollout, reason], work)
+    return act(services, caller, key, [word, rollout, reason, *more], work)
 
 
 @post("/rollouts/{rollout:str}/start", opt=needs(Permission.ROLLOUTS), sync_to_thread=True, status_code=200)
@@ -210,13 +223,16 @@ def promote_rollout(
     services: NamedDependency[Services],
     caller: NamedDependency[Caller],
     rollout: RolloutId,
-    data: JSONBody[bodies.Because],
+    data: JSONBody[Promotion],
     key: Key = "",
 ) -> Response[Any]:
     """Take the open stage for passed, and open the next."""
     return _act(
         services, caller, rollout, key, Permission.ROLLOUTS, "promote", data.reason,
-        lambda connection, now: acts.promote(connection, rollout, actor=caller.actor, reason=data.reason, now=now),
+        lambda connection, now: acts.promote(
+            connection, rollout, actor=caller.actor, reason=data.reason, now=now, stage=data.stage
+        ),
+        data.stage,
     )  # fmt: skip
 
 
