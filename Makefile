@@ -24,7 +24,7 @@ demo-fleet: setup-packaging ## a server, three real hosts and two thousand simul
 	@PYTHONPATH=src:.:packaging $(PY) -m demo.fleet
 
 test: setup-packaging lint ## unit, build and VM tests that fit in a coffee break
-	@$(PY) -m pytest -m "not slow" tests
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" tests
 
 test-all: setup-packaging lint ## every test, the slow ones too
 	@$(PY) -m pytest tests

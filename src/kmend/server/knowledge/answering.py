@@ -17,6 +17,7 @@ from kmend.intel.applicability import Applicability, Build, Presence, Reason, ju
 from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, verdict
 from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.knowledge.judging import build_of, kept, record_of
+from kmend.server.rollouts import recalling
 from kmend.server.store.tables import (
     applicability,
     cve_signals,
@@ -26,8 +27,6 @@ from kmend.server.store.tables import (
     hosts,
     kernel_facts,
     level_cves,
-    level_fixes,
-    recalls,
     ring_levels,
 )
 
@@ -211,13 +210,7 @@ class _Desk:
 
     def _recalled(self, build_id: str, level: int) -> str:
         if (build_id, level) not in self._recalls:
-            fixes = select(level_fixes.c.fix).where(level_fixes.c.build_id == build_id, level_fixes.c.level == level)
-            query = select(recalls.c.number).where(
-                recalls.c.withdrawn_at.is_(None),
-                ((recalls.c.build_id == build_id) & (recalls.c.level == level)) | recalls.c.fix.in_(fixes),
-            )
-            number = self._connection.execute(query.limit(1)).scalar()
-            self._recalls[build_id, level] = f"recalled (recall {number})" if number is not None else ""
+            self._recalls[build_id, level] = recalling.of_level(self._connection, build_id, level)
         return self._recalls[build_id, level]
 
     def _first_fixes(self) -> dict[str, str]:
