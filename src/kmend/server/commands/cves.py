@@ -46,6 +46,7 @@ def explain(context: click.Context, host: str, name: str | None, as_json: bool) 
         if as_json:
             print_json(found)
             return
+        click.echo(f"effective version: {found['effective'] or 'not known'}")
         for word, count in found["counts"].items():
             click.echo(f"{count:8,} {word}")
         _print_stale(found["stale"])

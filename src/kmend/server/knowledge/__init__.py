@@ -1,6 +1,6 @@
 """What the server knows of vulnerabilities, and what it answers by it: feeds come in, verdicts on hosts go out."""
 
-from kmend.server.knowledge.answering import Group, HostVerdict, of_cve, of_host
+from kmend.server.knowledge.answering import Group, HostVerdict, effective_of, of_cve, of_host
 from kmend.server.knowledge.errors import KnowledgeError, NotKnownError
 from kmend.server.knowledge.importing import (
     Imported,
@@ -18,6 +18,7 @@ __all__ = [
     "Imported",
     "KnowledgeError",
     "NotKnownError",
+    "effective_of",
     "import_changelog",
     "import_cna",
     "import_epss",

@@ -7,14 +7,17 @@ published, when somebody asks. Hosts of one build that run the same and may have
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
 
 from kmend.intel.applicability import Applicability, Build, Presence, Reason, judge
-from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, verdict
+from kmend.intel.effective import Effective, effective
+from kmend.intel.ranges import fixed_in, read_dyad
+from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, Word, verdict
+from kmend.intel.versions import KernelVersion
 from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.knowledge.judging import build_of, kept, record_of
 from kmend.server.rollouts import recalling
@@ -150,6 +153,43 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
             )
         )
     return tuple(sorted(found, key=lambda item: (ORDER[item.verdict.word], item.verdict.cve)))
+
+
+def effective_of(connection: Connection, host: str, verdicts: Iterable[Verdict]) -> Effective | None:
+    """The effective version of a host, of all its verdicts; None if nobody has looked into its kernel."""
+    package = connection.execute(
+        select(kernel_facts.c.package).join_from(hosts, kernel_facts, kernel_facts.c.build_id == hosts.c.build_id)
+        .where(hosts.c.id == host)
+    ).scalar()  # fmt: skip
+    if package is None:
+        return None
+    running = KernelVersion.of_package(package)
+    updates = _updates(connection, running)
+    opened, patched = [], []
+    for item in verdicts:
+        if item.cve in updates:
+            if item.open:
+                opened.append(updates[item.cve])
+            elif item.word is Word.LIVE_PATCHED:
+                patched.append(updates[item.cve])
+    return effective(running, opened, patched, max(updates.values(), default=running.update))
+
+
+def _updates(connection: Connection, running: KernelVersion) -> dict[str, int]:
+    """CVE -> the stable update of that branch that mends it, by the CNA, or else by the distro."""
+    found: dict[str, int] = {}
+    query = select(distro_fixes.c.cve, distro_fixes.c.stable).where(distro_fixes.c.stable != "")
+    for row in connection.execute(query):
+        release = KernelVersion.parse(row.stable)
+        if release.branch == running.branch:
+            found[row.cve] = min(release.update, found.get(row.cve, release.update))
+    for row in connection.execute(
+        select(cves.c.cve, cves.c.pairs).where(cves.c.pairs.contains(f":{running.branch[0]}."))
+    ):
+        mended = fixed_in(read_dyad(row.pairs), running.branch)
+        if mended is not None:
+            found[row.cve] = mended.update
+    return found
 
 
 class _Desk:

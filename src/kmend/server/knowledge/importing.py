@@ -63,16 +63,19 @@ def import_cna(store: Store, tree: Cna, *, version: str, as_of: int, now: int) -
 def import_changelog(store: Store, releases: Sequence[DebianRelease], *, as_of: int, now: int) -> Imported:
     """Debian's changelog of the kernel."""
     wanted = {
-        (release.version, fix.cve): place
+        (release.version, fix.cve): (place, fix.stable)
         for place, release in enumerate(reversed(releases), start=1)
         for fix in release.fixes
     }
     with store.read() as connection:
-        known = {(row.package, row.cve): row.place for row in connection.execute(select(distro_fixes))}
-    changed = sorted({cve for key, place in wanted.items() if known.get(key) != place for cve in key[1:]})
+        known = {(row.package, row.cve): (row.place, row.stable) for row in connection.execute(select(distro_fixes))}
+    changed = sorted({cve for key, values in wanted.items() if known.get(key) != values for cve in key[1:]})
     gone = sorted({cve for key in known.keys() - wanted.keys() for cve in key[1:]})
     if changed or gone:
-        rows = [{"package": package, "cve": cve, "place": place} for (package, cve), place in wanted.items()]
+        rows = [
+            {"package": package, "cve": cve, "place": place, "stable": stable}
+            for (package, cve), (place, stable) in wanted.items()
+        ]
 
         def replace(connection: Connection) -> None:
             connection.execute(delete(distro_fixes))

@@ -435,6 +435,7 @@ distro_fixes = Table(
     Column("package", Text, primary_key=True),
     Column("cve", Text, primary_key=True),
     Column("place", Integer, nullable=False),  # of the upload, rising
+    Column("stable", Text, nullable=False),  # the stable update that brought it; empty if it is the distro's own
     Index(None, "cve"),
 )
 

@@ -130,6 +130,26 @@ def test_the_whole_chain_of_reasoning(informed: Store) -> None:
     assert {item.verdict.cve for item in all_of_it} == {ONE, TWO, THREE, OLD}
 
 
+def test_the_effective_version_is_no_more_than_is_true(informed: Store) -> None:
+    (host,) = enrolled(informed, "web-1")
+    judge(informed, host.check_in())
+
+    def version() -> str:
+        with informed.read() as connection:
+            found = knowledge.of_host(connection, host.id, NOW)
+            return str(knowledge.effective_of(connection, host.id, [item.verdict for item in found]))
+
+    assert version() == "6.1.8"
+    published(informed, 1, ONE)
+    host.level, host.phase = 1, "steady"
+    judge(informed, host.check_in())
+    assert version() == "6.1.8+partial", "what nobody knows stands open"
+    published(informed, 2, ONE, THREE, free=False)
+    host.level = 2
+    judge(informed, host.check_in())
+    assert version() == "6.1.9"
+
+
 def test_an_old_feed_makes_verdicts_stale(informed: Store) -> None:
     (host,) = enrolled(informed, "web-1")
     judge(informed, host.check_in())

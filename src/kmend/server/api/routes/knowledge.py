@@ -16,7 +16,7 @@ from kmend.server.access.permissions import Caller, Permission
 from kmend.server.api.guarding import needs
 from kmend.server.api.routes.hosts import HostId, visible
 from kmend.server.api.services import Services
-from kmend.server.knowledge import HostVerdict, of_cve, of_host
+from kmend.server.knowledge import HostVerdict, effective_of, of_cve, of_host
 from kmend.server.store import tables
 
 CveId = Annotated[str, PathParameter(max_length=40)]
@@ -87,8 +87,14 @@ class VerdictView(msgspec.Struct, frozen=True):
 
 
 class HostCves(msgspec.Struct, frozen=True):
-    """All of a host; how many there are of each verdict, and the CVEs, the worst last."""
+    """All of a host; how many there are of each verdict, and the CVEs, the worst last.
 
+    Attributes:
+        effective: the newest release whose fixes the host has, as far as they concern it, with `+partial` if it has some of
+            later ones; empty if nobody has looked into its kernel.
+    """
+
+    effective: str
     counts: dict[str, int]
     stale: tuple[str, ...]
     items: tuple[VerdictView, ...]
@@ -158,11 +164,12 @@ def cves_of_host(
     with services.store.read() as connection:
         visible(connection, caller, host)
         found = of_host(connection, host, services.clock())
+        version = effective_of(connection, host, (item.verdict for item in found))
     counts: dict[str, int] = {}
     for item in found:
         counts[item.verdict.word.value] = counts.get(item.verdict.word.value, 0) + 1
     shown = tuple(_view(item) for item in found if verdict is None or item.verdict.word is verdict)
-    return HostCves(counts, found[0].stale if found else (), shown)
+    return HostCves(str(version or ""), counts, found[0].stale if found else (), shown)
 
 
 @get("/hosts/{host:str}/cves/{cve:str}", opt=needs(Permission.READ), sync_to_thread=True)

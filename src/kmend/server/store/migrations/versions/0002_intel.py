@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("package", sa.Text(), nullable=False),
         sa.Column("cve", sa.Text(), nullable=False),
         sa.Column("place", sa.Integer(), nullable=False),
+        sa.Column("stable", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("package", "cve", name=op.f("pk_distro_fixes")),
     )
     op.create_index(op.f("ix_distro_fixes_cve"), "distro_fixes", ["cve"], unique=False)
