@@ -64,11 +64,14 @@ class Build:
         package: version of the distro's source package.
         fixed: CVEs that the distro has mended in it or before, by its own word.
         facts: None if nobody has looked into the build.
+        again: those of `fixed` that a stable update had mended, and that a later upload mends once more. Such a fix was taken
+            back in between, if the CNA's ranges, too, say that the release has the bug (CVE-2024-27022: 6.1.90, then 6.1.191).
     """
 
     package: str
     fixed: frozenset[str]
     facts: KernelFacts | None
+    again: frozenset[str] = frozenset()
 
     @property
     def release(self) -> KernelVersion:
@@ -109,7 +112,8 @@ def judge(cve: str, record: CveRecord | None, build: Build, *, rejected: bool = 
     """
     if rejected:
         return Applicability(cve, False, Reason.REJECTED, Presence.UNKNOWN, (), ("the CNA has rejected it",))
-    if cve in build.fixed:
+    taken_back = cve in build.again and record is not None and is_vulnerable(record.pairs, build.release)
+    if cve in build.fixed and not taken_back:
         line = f"the distro's changelog names it in {build.package} or before"
         return Applicability(cve, False, Reason.FIXED_IN_BUILD, Presence.UNKNOWN, (), (line,))
     if record is None:
@@ -119,7 +123,10 @@ def judge(cve: str, record: CveRecord | None, build: Build, *, rejected: bool = 
     if not is_vulnerable(record.pairs, release):
         return Applicability(cve, False, Reason.RELEASE, Presence.UNKNOWN, (), (_of_release(record, release),))
     presence, objects, evidence = locate(record.files, build.facts)
-    evidence = (f"Linux {release} has it, by the CNA's ranges", *evidence)
+    told = f"Linux {release} has it, by the CNA's ranges"
+    if taken_back:
+        told += "; the distro names it before this build, and again later: the first fix was taken back"
+    evidence = (told, *evidence)
     if presence is Presence.NOT_BUILT:
         return Applicability(cve, False, Reason.NOT_BUILT, presence, (), evidence)
     affected = None if presence is Presence.UNKNOWN else True

@@ -62,14 +62,26 @@ def fixed_until(releases: Sequence[DebianRelease], package: str) -> frozenset[st
     return frozenset(fix.cve for release in releases[place:] for fix in release.fixes)
 
 
-def named_after(releases: Sequence[DebianRelease], package: str) -> tuple[str, ...]:
-    """CVEs that later uploads of the same branch close, newest first, and that no earlier one has closed.
+def named_again(releases: Sequence[DebianRelease], package: str) -> frozenset[str]:
+    """CVEs that stable updates had mended in an upload or before, and that a later one mends once more.
 
     Raises:
         MalformedError: there is no such upload.
     """
     place = _place(releases, package)
-    before = fixed_until(releases, package)
+    own = {fix.cve for release in releases[place:] for fix in release.fixes if not fix.stable}
+    later = {fix.cve for release in releases[:place] for fix in release.fixes if fix.stable}
+    return (fixed_until(releases, package) & later) - own
+
+
+def named_after(releases: Sequence[DebianRelease], package: str) -> tuple[str, ...]:
+    """CVEs that later uploads of the same branch close, newest first, and that no earlier one has closed for good.
+
+    Raises:
+        MalformedError: there is no such upload.
+    """
+    place = _place(releases, package)
+    before = fixed_until(releases, package) - named_again(releases, package)
     found = (fix.cve for release in releases[:place] for fix in release.fixes if fix.cve not in before)
     return tuple(dict.fromkeys(found))
 
@@ -91,7 +103,7 @@ def outlook(
         MalformedError: the changelog does not know the package.
     """
     named = named_after(releases, package)
-    build = Build(package, fixed_until(releases, package), facts)
+    build = Build(package, fixed_until(releases, package), facts, named_again(releases, package))
     found = tuple(judge(cve, records.get(cve), build, rejected=cve in rejected) for cve in named)
     return Outlook(package, releases[0].version, named, found)
 

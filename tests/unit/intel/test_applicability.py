@@ -72,6 +72,16 @@ def test_what_takes_a_cve_away() -> None:
     assert "came with 6.1.8" in found[1].evidence[0]
 
 
+def test_a_fix_that_was_taken_back_counts_for_nothing() -> None:
+    build = Build("6.1.8-1", frozenset({"CVE-2026-3001"}), FACTS, frozenset({"CVE-2026-3001"}))
+    found = judge("CVE-2026-3001", record("net/core/dev.c"), build)
+    assert found.affected is True
+    assert "taken back" in found.evidence[0]
+    mended = record("net/core/dev.c", pairs=f"6.0:{COMMIT}:6.1.8:{COMMIT}")
+    assert judge("CVE-2026-3001", mended, build).reason is Reason.FIXED_IN_BUILD
+    assert judge("CVE-2026-3001", None, build).reason is Reason.FIXED_IN_BUILD
+
+
 def test_what_nobody_knows_stands_open() -> None:
     missing = judge("CVE-2026-3001", None, BUILD)
     blind = judge("CVE-2026-3001", record("net/core/dev.c"), Build("6.1.8-1", frozenset(), None))

@@ -49,9 +49,15 @@ def build_of(connection: Connection, build_id: str) -> Build | None:
     place = connection.execute(
         select(func.max(distro_fixes.c.place)).where(distro_fixes.c.package == row.package)
     ).scalar()
-    fixed = connection.execute(select(distro_fixes.c.cve).where(distro_fixes.c.place <= (place or 0))).scalars()
+    table = distro_fixes.c
+    before = connection.execute(select(table.cve, table.stable).where(table.place <= (place or 0))).all()
+    later = select(table.cve).where(table.place > (place or 0), table.stable != "")
+    own = {row.cve for row in before if not row.stable}
+    fixed = {row.cve for row in before}
+    again = (fixed & set(connection.execute(later).scalars())) - own
     content = zlib.decompressobj().decompress(row.facts, MAX_FACTS)
-    return Build(row.package, frozenset(fixed), decode(KernelFacts, content, max_bytes=MAX_FACTS))
+    facts = decode(KernelFacts, content, max_bytes=MAX_FACTS)
+    return Build(row.package, frozenset(fixed), facts, frozenset(again))
 
 
 def kept(row: Any) -> Applicability:
