@@ -28,7 +28,7 @@ def test_every_upload_closes_what_the_map_says() -> None:
 
 
 def test_two_sources_agree_on_three_kernels() -> None:
-    """The CNA's ranges against Debian's changelog, every CVE that both know; each disagreement is of a kind that we can explain."""
+    """The CNA's ranges against Debian's changelog, every CVE that both know; each disagreement is explained."""
     records = read_archive(MAP.parent / "vulns-2026-08-21.tar.xz").records
     releases = read_changelog(changelog().text)
     known = {release.version for release in releases}
