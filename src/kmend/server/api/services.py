@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from kmend.server.api.holding import Hold
 from kmend.server.config import ServerConfig
 from kmend.server.hosts.batching import Batcher
@@ -37,8 +39,8 @@ class Services:
         with store.read() as connection:
             server_id = settings.read(connection, settings.SERVER_ID) or ""
 
-        def circumstances() -> Circumstances:
-            return Circumstances(server_id, mirror.timestamp().text, config.server.interval, clock())
+        def circumstances(connection: Connection) -> Circumstances:
+            return Circumstances(server_id, mirror.current(connection).text, config.server.interval, clock())
 
         batcher = Batcher(store, Rollouts(), circumstances, most=config.limits.waiting)
         return cls(store, config, mirror, clock, server_id, batcher, Hold(store, most=config.limits.held))

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from sqlalchemy import Connection
+
 from kmend.core.wire import Answer
 from kmend.server.hosts import refusals
 from kmend.server.hosts.checkin import Circumstances, Received, check_in
@@ -27,7 +29,7 @@ class Batcher:
     """Takes check-ins from many threads or an event loop, and answers each by its future.
 
     Args:
-        circumstances: asked for anew for every batch.
+        circumstances: asked for anew for every batch, in its transaction.
         gather: how long the first of a batch waits for others, in seconds.
         most: so many wait at most; others are told to come back later.
     """
@@ -36,7 +38,7 @@ class Batcher:
         self,
         store: Store,
         directions: Directions,
-        circumstances: Callable[[], Circumstances],
+        circumstances: Callable[[Connection], Circumstances],
         *,
         gather: float = GATHER_SECONDS,
         most: int = MAX_WAITING,
@@ -117,5 +119,6 @@ class Batcher:
             return refusals.BUSY
 
     def _judge(self, batch: Sequence[Received]) -> Sequence[Answered]:
-        circumstances = self._circumstances()
-        return self._store.transact(lambda connection: check_in(connection, batch, circumstances, self._directions))
+        return self._store.transact(
+            lambda connection: check_in(connection, batch, self._circumstances(connection), self._directions)
+        )

@@ -32,21 +32,33 @@ class RepositoryTimestamp:
 
 
 class Mirror:
-    """What a server process knows of the repository without asking; `reload` is for one thread, `timestamp` for all."""
+    """What a server process knows of the repository."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._timestamp = RepositoryTimestamp()
+        self._known = ("", RepositoryTimestamp())
         self.reload()
 
     def timestamp(self) -> RepositoryTimestamp:
-        """The current one, as of the last `reload`."""
-        return self._timestamp
+        """The current one, as of the last time that it was read."""
+        return self._known[1]
+
+    def current(self, connection: Connection) -> RepositoryTimestamp:
+        """The one that stands in the database now; one small query.
+
+        Who was just told of news must not be answered with the timestamp of before.
+        """
+        text = settings.read(connection, _NAME) or ""
+        known, timestamp = self._known
+        if text != known:
+            timestamp = decode(RepositoryTimestamp, text.encode())
+            self._known = (text, timestamp)
+        return timestamp
 
     def reload(self) -> None:
-        """Read it anew, if it has changed; one small query."""
+        """Read it anew."""
         with self._store.read() as connection:
-            self._timestamp = read_timestamp(connection)
+            self.current(connection)
 
 
 def read_timestamp(connection: Connection) -> RepositoryTimestamp:

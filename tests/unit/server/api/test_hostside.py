@@ -18,6 +18,7 @@ from kmend.core import wire
 from kmend.core.document import decode, encode
 from kmend.core.wire import Answer, Enrolled, News, Purpose, signed_bytes
 from kmend.server.hosts import enrolment, upkeep
+from kmend.server.repository import mirror
 from kmend.server.store import news, tables
 
 
@@ -151,6 +152,19 @@ def test_who_waits_is_let_go_in_time_when_it_leaves_and_when_the_server_ends(ask
     # And nobody begins to wait any more.
     busy = asked.ask("POST", "/v1/news", body, headers)
     assert (busy.status, busy.headers["retry-after"]) == (503, "30")
+
+
+def test_who_was_just_told_of_news_is_answered_with_the_new_timestamp(asked_both: Asked) -> None:
+    (machine,) = enrolled(asked_both.store, "h")
+    for version in (7, 8):
+        text = f'{{"version":{version}}}'
+        timestamp = mirror.RepositoryTimestamp(version, text, asked_both.now + 900)
+        # As an import commits it; nobody waits for the process to read it anew.
+        with asked_both.store.write() as connection:
+            mirror.write_timestamp(connection, timestamp)
+        received = machine.check_in()
+        found = asked_both.ask("POST", "/v1/check-in", received.body, host_headers(machine, received.signature))
+        assert decode(Answer, found.body).timestamp == text
 
 
 def test_an_old_request_for_news_is_not_good_for_ever(asked: Asked) -> None:

@@ -17,7 +17,7 @@ from kmend.server.store import Store, open_store
 
 def test_many_are_answered_and_recorded(store: Store) -> None:
     machines = enrolled(store, *(f"web-{number:03}" for number in range(40)))
-    batcher = Batcher(store, NoDirections(), circumstances)
+    batcher = Batcher(store, NoDirections(), lambda connection: circumstances())
     futures = [batcher.submit(machine.check_in()) for machine in machines for _ in range(3)]
     wait(futures, 60)
     assert all(isinstance(future.result(), Answer) for future in futures)
@@ -30,7 +30,7 @@ def test_many_are_answered_and_recorded(store: Store) -> None:
 
 def test_two_servers_accept_a_counter_once(database: str) -> None:
     stores = [open_store(database), open_store(database)]
-    batchers = [Batcher(store, NoDirections(), circumstances) for store in stores]
+    batchers = [Batcher(store, NoDirections(), lambda connection: circumstances()) for store in stores]
     (machine,) = enrolled(stores[0], "web-1")
     received = [machine.check_in() for _ in range(20)]
     futures = [batcher.submit(item) for item in received for batcher in batchers]
@@ -46,7 +46,7 @@ def test_two_servers_accept_a_counter_once(database: str) -> None:
 
 def test_who_has_gone_takes_nobody_with_him(store: Store) -> None:
     one, two = enrolled(store, "web-1", "web-2")
-    batcher = Batcher(store, NoDirections(), circumstances, gather=0.3)
+    batcher = Batcher(store, NoDirections(), lambda connection: circumstances(), gather=0.3)
     futures = [batcher.submit(machine.check_in()) for machine in (one, two)]
     assert futures[0].cancel()
     assert isinstance(futures[1].result(30), Answer)
@@ -66,7 +66,7 @@ def test_one_that_fails_takes_nobody_with_it(store: Store, monkeypatch: pytest.M
         return judge(known, received, server)
 
     monkeypatch.setattr(checkin, "judge", broken)
-    batcher = Batcher(store, NoDirections(), circumstances, gather=0.2)
+    batcher = Batcher(store, NoDirections(), lambda connection: circumstances(), gather=0.2)
     futures = [batcher.submit(machine.check_in()) for machine in (good, bad)]
     assert isinstance(futures[0].result(30), Answer)
     assert futures[1].result(30) is BUSY
