@@ -20,7 +20,7 @@ from kmend.server.store import Store, StoreError
 
 MAX_BATCH = 256
 MAX_WAITING = 4096
-GATHER_SECONDS = 0.01
+GATHER_SECONDS = 0.02
 _logger = logging.getLogger(__name__)
 Answered = Answer | Refused
 
