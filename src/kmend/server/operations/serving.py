@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import logging
 import signal
 import socket
@@ -158,6 +159,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self.should_exit:
             return
+        # What is there by now stays: left in, each full collection would walk all of it, and hold up whoever waits meanwhile.
+        gc.collect()
+        gc.freeze()
         self._process.clockwork.start()
         if self._stop_after is not None:
             asyncio.get_running_loop().call_later(self._stop_after, self._end)
