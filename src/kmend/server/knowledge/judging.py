@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
@@ -82,11 +82,9 @@ def _judge_build(store: Store, build_id: str, only: Collection[str] | None) -> i
     ]
     # Most are no matter for this build, since its release never had them: nothing is kept of these.
     wanted = [item for item in found if item.reason is not Reason.RELEASE]
-    old = [item.cve for item in found]
-    for first in range(0, max(len(old), len(wanted)), PORTION):
-        gone, new = old[first : first + PORTION], wanted[first : first + PORTION]
+    for first in range(0, len(found), PORTION):
+        gone = [item.cve for item in found[first : first + PORTION]]
         store.transact(lambda connection, gone=gone: _forget(connection, build_id, gone))  # type: ignore[misc]
-        del new
     for first in range(0, len(wanted), PORTION):
         portion = [_row(build_id, item) for item in wanted[first : first + PORTION]]
         store.transact(lambda connection, portion=portion: connection.execute(insert(applicability), portion))  # type: ignore[misc]
@@ -116,8 +114,3 @@ def _row(build_id: str, item: Applicability) -> dict[str, object]:
         "evidence": json.dumps(item.evidence),
         "in_c": item.in_c,
     }
-
-
-def names(items: Iterable[Applicability]) -> tuple[str, ...]:
-    """Their CVEs."""
-    return tuple(item.cve for item in items)

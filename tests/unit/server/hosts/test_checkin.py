@@ -25,6 +25,15 @@ def _word(answer: Answer | Refused) -> str:
     return answer.word
 
 
+def split(store: Store, machine: Machine, name: str) -> Enrolled | Refused:
+    message, body, signature = machine.split_into(new_key(name))
+    return store.transact(
+        lambda connection: enrolment.split(
+            connection, message, body, signature, address="192.0.2.9", server=SERVER_ID, now=NOW
+        )
+    )
+
+
 def test_a_host_reports_and_is_offered_what_its_ring_may_have(store: Store) -> None:
     (host,) = enrolled(store, "web-1")
     with store.write() as connection:
@@ -176,18 +185,10 @@ def test_splitting_gives_an_identity_of_its_own(store: Store) -> None:
     (host,) = enrolled(store, "web-1", tags={"site": "ham"})
     new = new_key("another")
 
-    def split(machine: Machine, key_name: str) -> Enrolled | Refused:
-        message, body, signature = machine.split_into(new_key(key_name))
-        return store.transact(
-            lambda connection: enrolment.split(
-                connection, message, body, signature, address="192.0.2.9", server=SERVER_ID, now=NOW
-            )
-        )
-
-    answer = split(host, "another")
+    answer = split(store, host, "another")
     assert isinstance(answer, Enrolled)
     assert answer.host != host.id
-    assert split(host, "another") == answer
+    assert split(store, host, "another") == answer
     with store.read() as connection:
         shown = listing.show(connection, answer.host)
     assert (shown.parent, shown.ring, dict(shown.tags)) == (host.id, "default", {"site": "ham"})
@@ -207,29 +208,21 @@ def test_a_key_that_leaked_does_not_fill_the_fleet(store: Store, monkeypatch: py
     monkeypatch.setattr(enrolment, "MAX_COPIES", 3)
     (host, other) = enrolled(store, "web-1", "web-2")
 
-    def split(machine: Machine, name: str) -> Enrolled | Refused:
-        message, body, signature = machine.split_into(new_key(name))
-        return store.transact(
-            lambda connection: enrolment.split(
-                connection, message, body, signature, address="192.0.2.9", server=SERVER_ID, now=NOW
-            )
-        )
-
-    answer = split(host, "one")
+    answer = split(store, host, "one")
     assert isinstance(answer, Enrolled)
     copied = copy.copy(host)
     copied.id, copied.key = answer.host, new_key("one")
-    assert isinstance(split(copied, "two"), Enrolled)
-    assert isinstance(split(host, "three"), Enrolled)
+    assert isinstance(split(store, copied, "two"), Enrolled)
+    assert isinstance(split(store, host, "three"), Enrolled)
     for machine in (host, copied):
-        refused = split(machine, "four")
+        refused = split(store, machine, "four")
         assert isinstance(refused, Refused)
         assert refused.word == "too-many-copies"
-    assert split(host, "one") == answer
-    assert isinstance(split(other, "five"), Enrolled)
+    assert split(store, host, "one") == answer
+    assert isinstance(split(store, other, "five"), Enrolled)
     with store.write() as connection:
         upkeep.decommission(connection, answer.host, actor="test", now=NOW)
-    assert isinstance(split(host, "four"), Enrolled)
+    assert isinstance(split(store, host, "four"), Enrolled)
 
 
 def test_what_it_reports_is_what_is_known_of_it(store: Store) -> None:
