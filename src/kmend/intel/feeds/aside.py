@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeGuard
 
 _CVE = re.compile(r"CVE-(?:19|20)\d{2}-\d{4,19}")
 
@@ -21,6 +22,6 @@ class Aside:
     why: str
 
 
-def is_cve(text: object) -> bool:
+def is_cve(text: object) -> TypeGuard[str]:
     """Whether it is a CVE's ID."""
     return isinstance(text, str) and _CVE.fullmatch(text) is not None

@@ -67,7 +67,7 @@ def read_kev(content: bytes) -> Kev:
             entry = _entry(row)
         except MalformedError as problem:
             name = row.get("cveID") if isinstance(row, dict) else None
-            aside.append(Aside(name if is_cve(name) else f"entry {number}", problem.message))  # type: ignore[arg-type]
+            aside.append(Aside(name if is_cve(name) else f"entry {number}", problem.message))
         else:
             entries[entry.cve] = entry
     return Kev(

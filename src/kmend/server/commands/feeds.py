@@ -74,10 +74,11 @@ def _bring_in(store: Store, feed: str, place: str | None, now: int) -> dict[str,
     if feed == "debian":
         text, as_of = _changelog(place, now)
         found = knowledge.import_changelog(store, read_changelog(text), as_of=as_of, now=now)
-        judged = knowledge.judge_builds(store) if found.changed else 0  # every build's own list may have changed
+        judged = knowledge.judge_builds(store)
     else:
         found = _of_file(store, feed, _needed(feed, place), now)
-        judged = knowledge.judge_builds(store, only=set(found.changed)) if feed == "cna" and found.changed else 0
+        # All of them, also if nothing has changed: the import before may have been killed before it judged.
+        judged = knowledge.judge_builds(store) if feed == "cna" else 0
     return {
         "feed": feed, "records": found.records, "changed": len(found.changed), "rejected": len(found.rejected),
         "set_aside": found.aside, "judged": judged,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,7 +57,7 @@ def import_cna(store: Store, tree: Cna, *, version: str, as_of: int, now: int) -
     for cve in (*changed, *rejected):
         if cve in known:
             values = {"rejected": True, "changed_at": now} if cve in tree.rejected else rows[cve]
-            store.transact(lambda connection, cve=cve, values=values: _put(connection, cve, values))  # type: ignore[misc]
+            store.transact(functools.partial(_put, cve=cve, values=values))
     _told(store, CNA, version, as_of, now, len(tree.records), tree.aside)
     return Imported(CNA, len(tree.records), (*changed, *rejected), tuple(rejected), len(tree.aside))
 
@@ -180,7 +182,11 @@ def _signals(store: Store, wanted: Mapping[str, Mapping[str, object]], none: Map
 def _portions(store: Store, rows: Sequence[Any], work: Callable[[Connection, Sequence[Any]], object]) -> None:
     for first in range(0, len(rows), PORTION):
         portion = rows[first : first + PORTION]
-        store.transact(lambda connection, portion=portion: work(connection, portion))  # type: ignore[misc]
+        store.transact(functools.partial(_with, work, portion))
+
+
+def _with(work: Callable[[Connection, Sequence[Any]], object], portion: Sequence[Any], connection: Connection) -> None:
+    work(connection, portion)
 
 
 def _told(store: Store, name: str, version: str, as_of: int, now: int, records: int, aside: Sequence[Aside]) -> None:
@@ -200,9 +206,7 @@ def _told(store: Store, name: str, version: str, as_of: int, now: int, records: 
     store.transact(put)
 
 
-def _midnight(day: Any) -> int | None:
-    import datetime
-
+def _midnight(day: datetime.date | None) -> int | None:
     if day is None:
         return None
     return int(datetime.datetime.combine(day, datetime.time(), datetime.timezone.utc).timestamp())

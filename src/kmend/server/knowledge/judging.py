@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Collection, Sequence
@@ -80,15 +81,10 @@ def _judge_build(store: Store, build_id: str, only: Collection[str] | None) -> i
         *(_judged(row, build) for row in rows.values()),
         *(judge(cve, None, build) for cve in sorted(others)),
     ]
-    # Most are no matter for this build, since its release never had them: nothing is kept of these.
-    wanted = [item for item in found if item.reason is not Reason.RELEASE]
     for first in range(0, len(found), PORTION):
-        gone = [item.cve for item in found[first : first + PORTION]]
-        store.transact(lambda connection, gone=gone: _forget(connection, build_id, gone))  # type: ignore[misc]
-    for first in range(0, len(wanted), PORTION):
-        portion = [_row(build_id, item) for item in wanted[first : first + PORTION]]
-        store.transact(lambda connection, portion=portion: connection.execute(insert(applicability), portion))  # type: ignore[misc]
-    return len(wanted)
+        portion = found[first : first + PORTION]
+        store.transact(functools.partial(_replace, build_id=build_id, found=portion))
+    return sum(item.reason is not Reason.RELEASE for item in found)
 
 
 def _judged(row: Any, build: Build) -> Applicability:
@@ -97,10 +93,15 @@ def _judged(row: Any, build: Build) -> Applicability:
     return judge(row.cve, record_of(row), build)
 
 
-def _forget(connection: Connection, build_id: str, names: Sequence[str]) -> None:
-    connection.execute(
-        delete(applicability).where(applicability.c.build_id == build_id, applicability.c.cve.in_(names))
-    )
+def _replace(connection: Connection, build_id: str, found: Sequence[Applicability]) -> None:
+    """Put new answers in place of old ones, in one transaction: whoever reads meanwhile, or kills us, finds one or the other."""
+    names = [item.cve for item in found]
+    table = applicability.c
+    connection.execute(delete(applicability).where(table.build_id == build_id, table.cve.in_(names)))
+    # Most are no matter for this build, since its release never had them: nothing is kept of these.
+    rows = [_row(build_id, item) for item in found if item.reason is not Reason.RELEASE]
+    if rows:
+        connection.execute(insert(applicability), rows)
 
 
 def _row(build_id: str, item: Applicability) -> dict[str, object]:

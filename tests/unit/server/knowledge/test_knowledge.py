@@ -184,6 +184,23 @@ def test_only_what_changed_is_written_and_broken_records_are_kept_aside(informed
         assert knowledge.of_cve(connection, ONE) == ()
 
 
+def test_a_judging_that_is_killed_leaves_what_was_there(informed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers() -> set[str]:
+        with informed.read() as connection:
+            return set(connection.execute(select(tables.applicability.c.cve)).scalars())
+
+    before = answers()
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr("kmend.server.knowledge.judging._row", killed)
+        with pytest.raises(KeyboardInterrupt):
+            knowledge.judge_builds(informed)
+    assert answers() == before == {ONE, TWO, THREE, OLD}
+
+
 def test_a_cve_that_is_rejected(informed: Store, tmp_path: Path) -> None:
     (host,) = enrolled(informed, "web-1")
     judge(informed, host.check_in())
