@@ -128,8 +128,9 @@ def test_epss(epss_scores: str) -> None:
     assert (daily.model, daily.date) == ("v2025.03.14", "2026-08-16")
     assert daily.scores == {"CVE-2026-1001": (0.5, 0.9)}
     assert len(daily.aside) == 4
-    with pytest.raises(MalformedError):
-        read_epss("a,b\n")
+    for broken in ("a,b\n", "", "a\rb,c\n", "\x00", "a" * 200_000):
+        with pytest.raises(MalformedError):
+            read_epss(broken)
 
 
 def test_all_sixteen_rows_of_the_directive(data: Path) -> None:
@@ -149,6 +150,7 @@ def test_all_sixteen_rows_of_the_directive(data: Path) -> None:
         text + text.splitlines()[-1] + "\n",
         "",
         "a,b\n1,2\n",
+        "a\rb",
     ):
         with pytest.raises(MalformedError):
             read_bod(broken)

@@ -36,7 +36,10 @@ def read_bod(text: str) -> tuple[BodRow, ...]:
     Raises:
         MalformedError: it does not.
     """
-    rows = list(csv.reader(io.StringIO(text)))
+    try:
+        rows = list(csv.reader(io.StringIO(text)))
+    except csv.Error as problem:
+        raise MalformedError(f"this is not the table of BOD 26-04: {problem}") from None
     if len(rows) < 2 or len(rows[0]) != 6 or "KEV" not in rows[0][1]:
         raise MalformedError("this is not the table of BOD 26-04")
     found = tuple(_row(row) for row in rows[1:] if row)

@@ -74,7 +74,9 @@ def read_changelog(text: str) -> tuple[DebianRelease, ...]:
     if version:
         found.append(DebianRelease(version, date, tuple(_fixes(lines))))
     if not found:
-        raise MalformedError("this is not the changelog of a Debian kernel")
+        raise MalformedError(
+            "this is not the changelog of a Debian kernel", hint="of the source package linux, unpacked"
+        )
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ from kmend.core.errors import MalformedError
 from kmend.intel.feeds.aside import Aside, is_cve
 
 MAX_CHARACTERS = 256 * 1024 * 1024
+_HINT = "epss_scores-YYYY-MM-DD.csv, unpacked"
 _MODEL = re.compile(r"#model_version:([^,\s]{1,40})(?:,score_date:(\d{4}-\d{2}-\d{2}))?")
 
 
@@ -43,13 +44,15 @@ def read_epss(text: str) -> Epss:
         first, _, text = text.partition("\n")
         match = _MODEL.match(first)
         model, date = (match[1], match[2] or "") if match is not None else ("", "")
-    rows = csv.reader(io.StringIO(text))
-    header = next(rows, [])
-    if header[:3] != ["cve", "epss", "percentile"]:
-        raise MalformedError("these are not FIRST's scores: the header is not cve,epss,percentile")
+    try:
+        rows = list(csv.reader(io.StringIO(text)))
+    except csv.Error as problem:
+        raise MalformedError(f"these are not FIRST's scores: {problem}", hint=_HINT) from None
+    if not rows or rows[0][:3] != ["cve", "epss", "percentile"]:
+        raise MalformedError("these are not FIRST's scores: the header is not cve,epss,percentile", hint=_HINT)
     scores: dict[str, tuple[float, float]] = {}
     aside: list[Aside] = []
-    for row in rows:
+    for row in rows[1:]:
         if not row:
             continue
         try:

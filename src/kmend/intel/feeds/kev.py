@@ -10,6 +10,7 @@ from kmend.core.errors import MalformedError
 from kmend.intel.feeds.aside import Aside, is_cve
 
 MAX_BYTES = 64 * 1024 * 1024
+_HINT = "known_exploited_vulnerabilities.json, as CISA publishes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,10 @@ def read_kev(content: bytes) -> Kev:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as problem:
-        raise MalformedError(f"the catalogue cannot be read: {problem}") from None
+        raise MalformedError(f"the catalogue cannot be read: {problem}", hint=_HINT) from None
     rows = document.get("vulnerabilities") if isinstance(document, dict) else None
     if not isinstance(rows, list):
-        raise MalformedError("this is not CISA's catalogue: it has no list of vulnerabilities")
+        raise MalformedError("this is not CISA's catalogue: it has no list of vulnerabilities", hint=_HINT)
     entries: dict[str, KevEntry] = {}
     aside: list[Aside] = []
     for number, row in enumerate(rows):

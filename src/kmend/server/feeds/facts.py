@@ -39,6 +39,10 @@ def facts_of(ref: str, file: Path | None = None) -> KernelFacts:
     try:
         found = run([program, "kernel", "facts", ref, "--json"], timeout=1800)
     except ProgramFailedError as problem:
-        told = problem.output.strip().splitlines()
-        raise FeedError(f"there are no facts of {ref}: {told[-1] if told else problem.message}") from None
+        lines = [line.strip() for line in problem.output.splitlines()]
+        told = [line.partition(": ")[2] for line in lines if line.lower().startswith("error: ")]
+        hints = [line.partition(": ")[2] for line in lines if line.startswith("hint: ")]
+        raise FeedError(
+            f"there are no facts of {ref}: {told[0] if told else problem.message}", hint=hints[0] if hints else ""
+        ) from None
     return decode(KernelFacts, found.stdout, max_bytes=MAX_BYTES)
