@@ -37,11 +37,11 @@ def effective(running: KernelVersion, opened: Iterable[int], patched: Iterable[i
         patched: likewise, for each that a livepatch has closed.
         newest: the newest stable update of the branch that the feeds know; no version beyond is ever said.
     """
-    limit = min((update for update in opened if update > running.update), default=newest + 1)
+    limit = min((newest + 1, *(update for update in opened if update > running.update)))
     reached = [update for update in patched if running.update < update < limit]
     # Without a livepatch's doing, a later release is not claimed only because nothing of it concerns this host.
     update = max(reached, default=running.update)
     return Effective(
-        KernelVersion(running.branch, min(update, max(newest, running.update))),
+        KernelVersion(running.branch, update),
         any(item >= limit for item in patched),
     )

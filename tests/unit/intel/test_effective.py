@@ -23,6 +23,7 @@ RUNNING = KernelVersion((6, 1), 176)
         ([177], [183], "6.1.176+partial"),
         ([170], [177], "6.1.177"),
         ([], [199], "6.1.176+partial"),
+        ([195], [193], "6.1.176+partial"),
     ],
 )
 def test_as_far_as_it_is_true(opened: list[int], patched: list[int], expected: str) -> None:
