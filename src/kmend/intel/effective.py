@@ -43,5 +43,5 @@ def effective(running: KernelVersion, opened: Iterable[int], patched: Iterable[i
     update = max(reached, default=running.update)
     return Effective(
         KernelVersion(running.branch, update),
-        any(item >= limit for item in patched),
+        any(item >= max(limit, running.update + 1) for item in patched),
     )
