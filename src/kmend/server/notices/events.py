@@ -10,6 +10,7 @@ class Event(str, enum.Enum):
 
     ROLLOUT_HALTED = "rollout.halted"
     ROLLOUT_FINISHED = "rollout.finished"
+    ROLLOUT_LATE_FAILURE = "rollout.late-failure"
     ROLLOUT_AWAITING_APPROVAL = "rollout.awaiting-approval"
     ROLLOUT_STALLED = "rollout.stalled"
     RECALL_PUBLISHED = "recall.published"

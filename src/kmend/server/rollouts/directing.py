@@ -11,7 +11,7 @@ from kmend.server.hosts.seen import Direction, Seen
 from kmend.server.rollouts import engine, records
 from kmend.server.rollouts.candidates import Candidates, Known
 from kmend.server.rollouts.engine import Grant, GrantState, Tallies
-from kmend.server.rollouts.halting import halt
+from kmend.server.rollouts.halting import halt, tell_late
 from kmend.server.rollouts.records import Rollout
 
 SOON_SECONDS = 15
@@ -52,6 +52,7 @@ class Rollouts:
                     after = engine.withdrawn(grant, hosts[host], now)
                 if after is not grant:
                     self._move(connection, live, rollout, grant, after)
+                    tell_late(connection, rollout, after, now)
             live.rollouts[place] = self._halted(connection, live, rollout, now)
 
     def directions(self, connection: Connection, live: object, seen: Sequence[Seen], now: int) -> dict[str, Direction]:

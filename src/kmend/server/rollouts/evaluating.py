@@ -11,7 +11,7 @@ from kmend.server.access import audit
 from kmend.server.notices import Event, post
 from kmend.server.rollouts import eligible, engine, recalling, records
 from kmend.server.rollouts.engine import LIVE, GrantState, Judgement, Verdict
-from kmend.server.rollouts.halting import halt
+from kmend.server.rollouts.halting import halt, tell_late
 from kmend.server.rollouts.records import Override, Rollout, RolloutState
 from kmend.server.store import Store, news, settings
 from kmend.server.store.tables import grants, hosts
@@ -179,6 +179,7 @@ def _overdue(connection: Connection, rollout: Rollout, now: int) -> Rollout:
             tallies[before.stage] = tallies[before.stage].moved(before, after)
             changed.add(before.stage)
             records.write_grant(connection, rollout.id, after, new=False)
+            tell_late(connection, rollout, after, now)
     for number in sorted(changed):
         records.write_tallies(connection, rollout.id, number, tallies[number])
     if not changed:

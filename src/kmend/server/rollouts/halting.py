@@ -1,4 +1,4 @@
-"""Halting a rollout by itself: an override that only a named person lifts."""
+"""Halting a rollout by itself, an override that only a named person lifts; and telling of what fails when it is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from sqlalchemy import Connection
 from kmend.server.access import audit
 from kmend.server.notices import Event, post
 from kmend.server.rollouts import records
-from kmend.server.rollouts.records import Override, Rollout
+from kmend.server.rollouts.engine import Grant, GrantState
+from kmend.server.rollouts.records import Override, Rollout, RolloutState
 from kmend.server.store import news
 
 
@@ -25,3 +26,20 @@ def halt(connection: Connection, rollout: Rollout, reason: str, now: int) -> Non
     audit.append(connection, at=now, actor=audit.SERVER, action="rollout.halt", subject=rollout.id, detail=detail)
     told = "; ".join(f"{grant.host}: {grant.cause} ({grant.message})" for grant in failures[:5])
     post(connection, Event.ROLLOUT_HALTED, rollout.name, f"halted: {reason}. {told}", now)
+
+
+def tell_late(connection: Connection, rollout: Rollout, grant: Grant, now: int) -> None:
+    """Tell people of a host that fails after the rollout has finished: nothing halts any more, and its ring has the level.
+
+    Told of the first such failure, the second, the fourth, and so on, so that many become few notices; each stands in the audit log.
+    """
+    if rollout.state is not RolloutState.FINISHED or grant.state is not GrantState.FAILED:
+        return
+    detail = {"host": grant.host, "cause": grant.cause, "message": grant.message}
+    audit.append(
+        connection, at=now, actor=audit.SERVER, action="rollout.late-failure", subject=rollout.id, detail=detail
+    )
+    count = records.failed_since(connection, rollout.id, rollout.changed_at)
+    if count & (count - 1) == 0:
+        told = f"{grant.host}: {grant.cause} ({grant.message}), after the rollout had finished; {count} such so far"
+        post(connection, Event.ROLLOUT_LATE_FAILURE, rollout.name, told, now)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, Select, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, exists, func, insert, or_, select, update
 
 from kmend.server.rollouts import plan as plans
 from kmend.server.rollouts.engine import LIVE, Grant, GrantState, Tallies
@@ -270,6 +270,14 @@ def all_grants(connection: Connection, rollout: str, *, failed_only: bool = Fals
     if failed_only:
         query = query.where(grants.c.state == GrantState.FAILED.value)
     return tuple(read_grant(row) for row in connection.execute(query))
+
+
+def failed_since(connection: Connection, rollout: str, since: int) -> int:
+    """How many of its hosts have failed from then on."""
+    query = select(func.count()).where(
+        grants.c.rollout == rollout, grants.c.state == GrantState.FAILED.value, grants.c.state_since >= since
+    )
+    return connection.execute(query).scalar_one()
 
 
 def write_grant(connection: Connection, rollout: str, grant: Grant, *, new: bool) -> None:

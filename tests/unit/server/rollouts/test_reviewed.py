@@ -445,3 +445,31 @@ def test_nobody_is_granted_by_a_report_that_is_out_of_date(sqlite: Store) -> Non
     assert isinstance(answer, Answer)
     assert answer.send_state
     assert causes(sqlite, rollout.id) == {}
+
+
+def test_people_are_told_of_hosts_that_fail_after_the_rollout_has_finished(sqlite: Store) -> None:
+    levels(sqlite, {1: ["a"]})
+    with sqlite.write() as connection:
+        channel = {"id": "c", "kind": "email", "target": "a@b.example", "created_at": NOW, "created_by": OPERATOR}
+        connection.execute(insert(tables.channels).values(**channel))
+    fleet = Fleet(sqlite, {"canary": 5})
+    rollout = fleet.rollout(dataclasses.replace(CANARY, at_once=5, soak_seconds=600, silence_seconds=900))
+    machines = fleet.machines["canary"]
+    fleet.check_in(*machines)
+    for machine in machines:
+        soak(machine)
+    fleet.check_in(*machines)
+    act(fleet, "promote", rollout.id, stage=0)
+    assert now_of(sqlite, rollout.id).state is RolloutState.FINISHED
+    for machine in machines[:3]:
+        oops(fleet, machine)
+        fleet.check_in(machine)
+    with sqlite.read() as connection:
+        told = connection.execute(
+            select(tables.outbox.c.body).where(tables.outbox.c.event == "rollout.late-failure")
+        ).scalars().all()  # fmt: skip
+        audited = connection.execute(
+            select(tables.audit.c.action).where(tables.audit.c.action == "rollout.late-failure")
+        ).all()  # fmt: skip
+    assert (len(told), len(audited)) == (2, 3), "the first and the second; each stands in the audit log"
+    assert "oopsed" in told[0]
