@@ -31,7 +31,7 @@ def halt(connection: Connection, rollout: Rollout, reason: str, now: int) -> Non
 def tell_late(connection: Connection, rollout: Rollout, grant: Grant, now: int) -> None:
     """Tell people of a host that fails after the rollout has finished: nothing halts any more, and its ring has the level.
 
-    Told of the first such failure, the second, the fourth, and so on, so that many become few notices; each stands in the audit log.
+    Told of the first such failure, the second, the fourth, and so on, so that many become few notices. The audit log has each.
     """
     if rollout.state is not RolloutState.FINISHED or grant.state is not GrantState.FAILED:
         return

@@ -117,6 +117,10 @@ def read_url(url: str) -> URL:
     return found
 
 
+_POSTGRESQL = ("-c lock_timeout=5s", "-c max_parallel_workers_per_gather=0")
+"""Whatever counts many rows takes one processor and not all of them: check-ins go on beside it."""
+
+
 def make_engine(url: str, *, pool: int = 8) -> Engine:
     """An engine with everything set as it must be; most want `open_store`."""
     found = read_url(url)
@@ -132,7 +136,7 @@ def make_engine(url: str, *, pool: int = 8) -> Engine:
         pool_size=pool,
         max_overflow=pool,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "application_name": "kmend-server", "options": "-c lock_timeout=5s"},
+        connect_args={"connect_timeout": 10, "application_name": "kmend-server", "options": " ".join(_POSTGRESQL)},
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
+from tests.unit.server.hosts.machines import enrolled
 
 from kmend.core.errors import SystemProblemError
 from kmend.server.config import ServerConfig
@@ -107,6 +108,27 @@ def test_every_duty_does_nothing_on_an_empty_server(store: Store) -> None:
     for work in found.values():
         work(NOW)
     assert "kmend_server_outbox 0.0" in metrics.text().decode()
+
+
+def test_hosts_are_counted_by_state_and_the_less_often_the_longer_it_takes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrolled(store, "here", "late", "gone")
+    with store.write() as connection:
+        for name, values in (("late", {"next_due": NOW - 61}), ("here", {"next_due": NOW - 60})):
+            connection.execute(update(tables.hosts).where(tables.hosts.c.name == name).values(**values))
+        gone = tables.hosts.c.name == "gone"
+        connection.execute(update(tables.hosts).where(gone).values(state="decommissioned", next_due=0))
+    monkeypatch.setattr("kmend.server.operations.duties.COUNTING_SHARE", 1e-6)
+    gauges = duties(store)["gauges"]
+    gauges(NOW)
+    told = metrics.text().decode()
+    assert 'kmend_server_hosts{state="enrolled"} 2.0' in told
+    assert 'kmend_server_hosts{state="decommissioned"} 1.0' in told
+    assert "kmend_server_hosts_overdue 1.0" in told
+    store.transact(lambda connection: connection.execute(update(tables.hosts).values(next_due=0)))
+    gauges(NOW + 15)
+    assert "kmend_server_hosts_overdue 1.0" in metrics.text().decode(), "not counted again yet"
 
 
 def test_what_is_old_is_forgotten(store: Store) -> None:
