@@ -57,7 +57,7 @@ def upgrade() -> None:
 
 
 def _begin() -> None:
-    """Hosts stand as they did when their last report came; when a level of an earlier report came or went is not known any more."""
+    """Hosts stand as they did when their last report came; what was before is not known any more."""
     op.execute("UPDATE cves SET first_seen_at = changed_at")
     op.execute("UPDATE distro_fixes SET seen_at = (SELECT imported_at FROM feeds WHERE name = 'debian')")
     op.execute(
