@@ -12,6 +12,7 @@ from litestar.params import PathParameter, QueryParameter
 from sqlalchemy import select
 
 from kmend.intel.applicability import RULES as APPLICABILITY_RULES
+from kmend.intel.clocks import clocks
 from kmend.intel.verdicts import RULES, Word
 from kmend.server.access.permissions import Caller, Permission
 from kmend.server.api.guarding import needs
@@ -209,7 +210,7 @@ def cves_of_host(
     for item in found:
         counts[item.verdict.word.value] = counts.get(item.verdict.word.value, 0) + 1
     shown = tuple(
-        VerdictView(**_view(item, before[item.verdict.cve]))
+        VerdictView(**_view(item, before.get(item.verdict.cve, _NOTHING_BEFORE)))
         for item in found
         if verdict is None or item.verdict.word is verdict
     )
@@ -245,15 +246,19 @@ def list_feeds(services: NamedDependency[Services]) -> tuple[FeedView, ...]:
     )  # fmt: skip
 
 
+_NOTHING_BEFORE = Timeline(0, (), clocks((), 0))
+"""Of a host that was taken out as soon as it had come."""
+
+
 def _view(item: HostVerdict, before: Timeline) -> dict[str, Any]:
     """The fields of a VerdictView."""
-    found, clocks = item.verdict, before.clocks
+    found, told = item.verdict, before.clocks
     return {
         "cve": found.cve, "verdict": found.word, "detail": found.detail, "open": found.open, "title": item.title,
         "cvss": item.cvss, "kev_added": item.kev_added, "epss": item.epss, "evidence": found.evidence,
-        "feeds": dict(item.feeds), "stale": item.stale, "published": before.published, "since": clocks.since,
-        "open_since": clocks.open_since, "fix_since": clocks.fix_since, "closed_since": clocks.closed_since,
-        "exposed": clocks.exposed, "reopened": clocks.reopened, "rules": RULES, "applicability_rules": APPLICABILITY_RULES,
+        "feeds": dict(item.feeds), "stale": item.stale, "published": before.published, "since": told.since,
+        "open_since": told.open_since, "fix_since": told.fix_since, "closed_since": told.closed_since,
+        "exposed": told.exposed, "reopened": told.reopened, "rules": RULES, "applicability_rules": APPLICABILITY_RULES,
     }  # fmt: skip
 
 
