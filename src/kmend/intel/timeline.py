@@ -128,19 +128,23 @@ class History:
             found.sort(key=lambda change: change.at)
         return _merged(found)
 
-    def clocks(self, stories: Mapping[str, Story], published: int = 0) -> Clocks:
+    def clocks(
+        self, stories: Mapping[str, Story], published: int = 0, changes: tuple[Change, ...] | None = None
+    ) -> Clocks:
         """Both clocks of one CVE.
 
         Args:
             published: when the CVE was.
+            changes: of these stories, if they are known already.
         """
+        found = self.changes(stories) if changes is None else changes
         offers = [
             at
             for build_id, course in self._courses.items()
-            if any(change.word not in CLOSED for change in course.changes(stories[build_id]))
-            for at in course.fixes(stories[build_id])
+            for at in (course.first_fix(stories[build_id]),)
+            if at is not None
         ]
-        return clocks(self.changes(stories), self.end, published=published, fix_published=min(offers, default=None))
+        return clocks(found, self.end, published=published, fix_published=min(offers, default=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,7 @@ class _Course:
         self._levels = {story.level: story for story in levels}
         self._now = now
         self._told: dict[Story, tuple[Change, ...]] = {}
+        self._fixes: dict[Story, int | None] = {}
         self._made: dict[tuple[int, int, int, str], Level | None] = {}
 
     def changes(self, story: Story) -> tuple[Change, ...]:
@@ -166,10 +171,14 @@ class _Course:
             found = self._told[story] = tuple(self._changes(story))
         return found
 
-    def fixes(self, story: Story) -> list[int]:
-        """When something that closes it was there."""
-        found = [self._levels[number].published for number in story.closing if number in self._levels]
-        return [at for at in [*found, *([story.fixed_at] if story.fixed_in else [])] if at <= self._now]
+    def first_fix(self, story: Story) -> int | None:
+        """When something that closes it was first there; None if nothing is, or there is nothing to close."""
+        if story not in self._fixes:
+            found = [self._levels[number].published for number in story.closing if number in self._levels]
+            there = [at for at in [*found, *([story.fixed_at] if story.fixed_in else [])] if at <= self._now]
+            opened = any(change.word not in CLOSED for change in self.changes(story))
+            self._fixes[story] = min(there, default=None) if opened else None
+        return self._fixes[story]
 
     def _changes(self, story: Story) -> list[Change]:
         moments = sorted(self._moments(story))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -120,7 +120,6 @@ class _Book:
         self._closing = {build_id: _closing(connection, build_id, cve) for build_id in builds}
         self._fixes = first_fixes(connection, cve)
         self._published = _published(connection, self._fixes, cve)
-        self._answers: dict[tuple[Answer, ...], tuple[Answer, ...]] = {}
 
     @property
     def named(self) -> set[str]:
@@ -131,7 +130,8 @@ class _Book:
         """What became of a CVE that means this for the host's builds."""
         stories = {build_id: self._story(cve, build_id, found) for build_id, found in means.items()}
         published = self._published.get(cve, 0)
-        return Timeline(published, self.history.changes(stories), self.history.clocks(stories, published))
+        changes = self.history.changes(stories)
+        return Timeline(published, changes, self.history.clocks(stories, published, changes))
 
     def _story(self, cve: str, build_id: str, found: Applicability) -> Story:
         fix = self._fixes.get(cve)
@@ -146,7 +146,7 @@ class _Book:
     def _bare(self, found: Applicability) -> Applicability:
         """An answer without what no verdict depends on, so that many are alike."""
         objects = found.objects if self._modules and found.presence is Presence.MODULE else ()
-        return replace(found, cve=_ANY, objects=objects, evidence=(), in_c=False)
+        return Applicability(_ANY, found.affected, found.reason, found.presence, objects)
 
 
 def _periods(connection: Connection, host: str) -> tuple[Period, ...]:
