@@ -1,8 +1,8 @@
 """Which open CVE comes first. Not the one with the highest score: nearly every score of the kernel's CNA is high.
 
-One question after the other, and the first that tells two CVEs apart decides: is it used in attacks; is its deadline near or over;
-can its code be reached; what does closing it take; how likely are attacks; how severe is it; how many hosts have it. Each answer is
-kept as a line, so that everybody can see why something stands where it stands.
+One question after the other, and the first that tells two CVEs apart decides: is it used in attacks; is its deadline near or
+over; can its code be reached; what does closing it take; how likely are attacks; how severe is it; how many hosts have it. Each
+answer is kept as a line, so that everybody can see why something stands where it stands.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     clock = "fix available"       # disclosure, fix available, known to be exploited, CISA's due date
     least_severity = 9.0
 
-Every other member of `kmend.intel.deadlines.Row` may stand there, too; one that is not known is refused, so that nobody believes to
-have set a condition.
+Every other member of `kmend.intel.deadlines.Row` may stand there, too; one that is not known is refused, so that nobody believes
+to have set a condition.
 """
 
 from __future__ import annotations

@@ -40,10 +40,15 @@ class Decommission(Body, frozen=True):
 
 
 class RingBody(Body, frozen=True):
-    """What a ring is to be."""
+    """What a ring is to be.
+
+    Attributes:
+        exposed: the internet reaches its hosts; null if nobody has said, which deadlines take for yes.
+    """
 
     position: Annotated[int, Meta(ge=0, le=10_000)]
     description: Annotated[str, Meta(max_length=500)] = ""
+    exposed: bool | None = None
 
 
 class NewKey(Body, frozen=True):
