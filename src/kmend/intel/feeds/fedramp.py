@@ -1,7 +1,7 @@
 """FedRAMP's rules, as github FedRAMP/rules publishes them for machines: how soon a vulnerability must be less than it is.
 
-Only what `VDR-TFR-PVR` (Mitigation and Remediation Expectations) says by certification class is read, and whether `VDR-TFR-KEV` is
-there. Classes, ratings and columns that are not known are set aside with a message; other members are ignored.
+Only what `VDR-TFR-PVR` (Mitigation and Remediation Expectations) says by certification class is read, and whether `VDR-TFR-KEV`
+is there. Classes, ratings and columns that are not known are set aside with a message; other members are ignored.
 """
 
 from __future__ import annotations

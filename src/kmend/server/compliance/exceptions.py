@@ -1,6 +1,7 @@
 """Exceptions: a CVE that is accepted on some hosts for a time, with a reason, what is done instead, and who has approved it.
 
-An exception changes no verdict and no clock; it lies over them. When it has expired, the CVE is as overdue as if it had never been.
+An exception changes no verdict and no clock; it lies over them. When it has expired, the CVE is as overdue as if there had never
+been one.
 """
 
 from __future__ import annotations

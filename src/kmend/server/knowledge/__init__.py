@@ -10,7 +10,7 @@ from kmend.server.knowledge.importing import (
     import_facts,
     import_kev,
 )
-from kmend.server.knowledge.judging import judge_builds
+from kmend.server.knowledge.judging import judge_builds, prune_answers
 
 __all__ = [
     "Group",
@@ -27,4 +27,5 @@ __all__ = [
     "judge_builds",
     "of_cve",
     "of_host",
+    "prune_answers",
 ]
