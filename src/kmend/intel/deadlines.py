@@ -198,12 +198,39 @@ def due_by(
 ) -> tuple[Deadline, ...]:
     """Deadlines by rows that `concerning` has picked, the nearest first."""
     found = []
-    for row, forensic in rows:
-        begins = _begins(row.clock, signals, clocks, assumed)
-        if begins is not None:
+    since = clocks.open_since
+    for row, forensic in rows if since is not None else ():
+        bounds = running(row.clock, signals, clocks.fix_since, assumed)
+        if bounds is not None and since is not None:
+            begins = bounds.begins(since)
             due = None if row.hours is None else begins + row.hours * 3600
             found.append(Deadline(row.name, begins, due, forensic))
     return _sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When a clock begins, whenever the CVE was first open on a host: not before `least`, not after `most`."""
+
+    least: int = 0
+    most: int = 2**62
+
+    def begins(self, open_since: int) -> int:
+        """When it begins on one host."""
+        return min(max(open_since, self.least), self.most)
+
+
+def running(clock: Clock, signals: Signals, fix_since: int | None, assumed: Assumptions = STANDARD) -> Bounds | None:
+    """How a clock runs for a CVE, on every host on which something that closes it was there at the same time; None if it does not."""
+    if clock is Clock.LISTING:
+        if signals.kev_added is None:
+            return None
+        return Bounds(most=signals.kev_added) if assumed.earlier else Bounds(signals.kev_added)
+    if clock is Clock.CISA_DUE:
+        return Bounds(signals.kev_due, signals.kev_due) if signals.kev_due is not None else None
+    if clock is Clock.FIX:
+        return Bounds(fix_since) if fix_since is not None else None
+    return Bounds()
 
 
 def of_directive(
@@ -236,21 +263,6 @@ def rows_of_directive(
         )
         for row in table
     )  # fmt: skip
-
-
-def _begins(clock: Clock, signals: Signals, clocks: Clocks, assumed: Assumptions) -> int | None:
-    since = clocks.open_since
-    if since is None:
-        return None
-    if clock is Clock.LISTING:
-        if signals.kev_added is None:
-            return None
-        return min(signals.kev_added, since) if assumed.earlier else max(signals.kev_added, since)
-    if clock is Clock.CISA_DUE:
-        return signals.kev_due
-    if clock is Clock.FIX:
-        return max(clocks.fix_since, since) if clocks.fix_since is not None else None
-    return since
 
 
 def _concerns(row: Row, signals: Signals, assumed: Assumptions) -> bool:
