@@ -221,7 +221,7 @@ class Bounds:
 
 
 def running(clock: Clock, signals: Signals, fix_since: int | None, assumed: Assumptions = STANDARD) -> Bounds | None:
-    """How a clock runs for a CVE, on every host on which something that closes it was there at the same time; None if it does not."""
+    """How a clock runs for a CVE, on hosts for which the same has been there to close it; None if it does not."""
     if clock is Clock.LISTING:
         if signals.kev_added is None:
             return None

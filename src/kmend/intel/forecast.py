@@ -1,8 +1,8 @@
 """Which deadlines are missed, and which will be unless something is done.
 
-Hosts are not gone through one by one. What tells hosts of a ring apart is since when a CVE has been open on them, and that is when
-they came, or when the CVE did, whichever is later. So hosts are held as the sorted times of their coming, and how many of them are
-late is found by bisection: the work grows with rings, CVEs and policies, and hardly with hosts.
+Hosts are not gone through one by one. What tells hosts of a ring apart is since when a CVE has been open on them, and that is
+when they came, or when the CVE did, whichever is later. So hosts are held as the sorted times of their coming, and how many of
+them are late is found by bisection: the work grows with rings, CVEs and policies, and hardly with hosts.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kmend.intel.clocks import Clocks
 from kmend.intel.deadlines import DAY, Assumptions, Clock, Row, Signals
-from kmend.intel.forecast import BUCKETS, BUCKET_NAMES, OLDEST, Forecast, Span, Standing, earliest, forecast
+from kmend.intel.forecast import BUCKET_NAMES, BUCKETS, OLDEST, Forecast, Span, Standing, earliest, forecast
 from kmend.intel.frameworks import rows_of
 from kmend.intel.policies import Policy, deadlines
 

@@ -10,12 +10,14 @@ from kmend.intel.deadlines import Exploitation, Signals
 from kmend.intel.severity import base_score
 from kmend.server.store.tables import cve_signals, cves
 
+_YES = {"yes": True, "no": False, "total": True, "partial": False}
+
 
 def of_cves(connection: Connection, cve: str = "") -> dict[str, Signals]:
-    """CVE -> its signals, but for where it stands.
+    """CVE -> its signals, but for where it stands; one of which nobody says anything is missing.
 
     Args:
-        cve: only of this one.
+        cve: only this one.
     """
     scores, rows = select(cves.c.cve, cves.c.cvss).where(cves.c.cvss != ""), select(cve_signals)
     if cve:
@@ -28,16 +30,17 @@ def of_cves(connection: Connection, cve: str = "") -> dict[str, Signals]:
 def _signals(row: Any, severity: float | None) -> Signals:
     if row is None:
         return Signals(severity=severity)
+    # A database that no import of SSVC has been made for has no columns for it.
     told = row._mapping
-    word = told.get("exploitation")
+    word = told.get("ssvc_exploitation")
     return Signals(
         kev_added=row.kev_added,
         kev_due=row.kev_due,
         severity=severity,
-        automatable=told.get("automatable"),
-        total=told.get("total"),
-        exploitation=Exploitation(word) if word else None,
+        automatable=_YES.get(told.get("ssvc_automatable") or ""),
+        total=_YES.get(told.get("ssvc_impact") or ""),
+        exploitation=Exploitation(word) if word in {item.value for item in Exploitation} else None,
         percentile=row.percentile,
-        ransomware=bool(told.get("ransomware")),
+        ransomware=bool(row.ransomware),
         forensic=bool(row.forensic),
     )

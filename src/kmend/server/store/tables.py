@@ -428,6 +428,7 @@ cve_signals = Table(
     Column("kev_added", BigInteger),
     Column("kev_due", BigInteger),
     Column("forensic", Boolean),
+    Column("ransomware", Boolean),
     Column("epss", Float),
     Column("percentile", Float),
 )

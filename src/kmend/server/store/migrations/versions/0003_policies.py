@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     """Say of rings whether the internet reaches them; make the tables of policies and exceptions."""
     op.add_column("rings", sa.Column("exposed", sa.Boolean(), nullable=True))
+    op.add_column("cve_signals", sa.Column("ransomware", sa.Boolean(), nullable=True))
     op.create_table(
         "policies",
         sa.Column("id", sa.Text(), nullable=False),
