@@ -118,8 +118,8 @@ def _levels(connection: Connection, build_id: str, names: list[str], draw: rando
     )
     for level in range(1, LEVELS + 1):
         # Levels are made of the same updates on every build, so they close the same CVEs, unless they are to be apart.
-        share = (lambda cve: draw.randrange(4)) if apart else (lambda cve: int(cve[-5:]) % 7 % 4)
-        taken = [cve for cve in names if share(cve) < level]
+        shares = {cve: draw.randrange(4) if apart else int(cve[-5:]) % 7 % 4 for cve in names}
+        taken = [cve for cve in names if shares[cve] < level]
         at = NOW - (LEVELS - level + 1) * 30 * DAY
         connection.execute(
             insert(tables.levels).values(

@@ -34,8 +34,8 @@ class Framework:
 
 
 def _bod(answers: str, days: int | None, forensic: bool = False) -> BodRow:
-    kev, exposed, automatable, impact = answers
-    return BodRow(kev == "Y", exposed == "Y", automatable == "Y", impact == "T", days, forensic)
+    kev, exposed, automatable = (answer == "Y" for answer in answers[:3])
+    return BodRow(kev, exposed, automatable, answers[3] == "T", days, forensic)
 
 
 # KEV, publicly exposed, automatable, technical impact: the order of CERT/CC's table.

@@ -29,6 +29,7 @@ from kmend.server.compliance.answers import Outlook, forecast_of, ranked
 from kmend.server.compliance.exceptions import Accepted, Extent, State
 from kmend.server.compliance.standing import fleet
 from kmend.server.hosts import rings
+from kmend.server.hosts.errors import ConflictError
 from kmend.server.knowledge.timeline import clocks_of_host
 from kmend.server.store import Store, tables
 
@@ -333,7 +334,7 @@ def test_policies_replace_each_other_and_stay_in_the_record(sqlite: Store) -> No
         (kept,) = policies.listing(connection)
         assert kept.policy.rows[0].hours == 24
         assert [item.removed_at for item in policies.listing(connection, past=True)] == [NOW + 5, None]
-        with pytest.raises(rings.ConflictError, match="policies"):
+        with pytest.raises(ConflictError, match="policies"):
             rings.remove(connection, "default", actor="a", now=NOW)
         policies.remove(connection, "default", "own", actor="a", now=NOW + 9)
         policies.remove(connection, "default", "own", actor="a", now=NOW + 9)
