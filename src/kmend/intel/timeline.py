@@ -163,7 +163,7 @@ class _Course:
     def changes(self, story: Story) -> tuple[Change, ...]:
         found = self._told.get(story)
         if found is None:
-            found = self._told[story] = _merged(self._changes(story))
+            found = self._told[story] = tuple(self._changes(story))
         return found
 
     def fixes(self, story: Story) -> list[int]:
@@ -173,7 +173,8 @@ class _Course:
 
     def _changes(self, story: Story) -> list[Change]:
         moments = sorted(self._moments(story))
-        found = []
+        found: list[Change] = []
+        before: _Span | None = None
         for place, span in enumerate(self._spans):
             end = self._now + 1 if span.end is None else span.end
             for at in (span.begin, *(moment for moment in moments if span.begin < moment < end)):
@@ -182,7 +183,12 @@ class _Course:
                 fixed_in = story.fixed_in if story.fixed_at <= at else ""
                 there = [level for level in levels if level is not None]
                 said = verdict(answer.found, span.period.kernel, there, fixed_in=fixed_in)
-                found.append(Change(at, said.word, said.detail))
+                change = Change(at, said.word, said.detail)
+                # Where the host ran another kernel in between, what is alike has to be said again.
+                away = at == span.begin and (before is None or before.end != span.begin)
+                if away or (found[-1].word, found[-1].detail) != (change.word, change.detail):
+                    found.append(change)
+            before = span
         return found
 
     def _moments(self, story: Story) -> set[int]:
