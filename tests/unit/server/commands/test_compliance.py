@@ -93,14 +93,14 @@ def test_deadlines_exceptions_and_the_order_by_commands(
     assert "own rows" in run(compliance.policy, "list", "--past")
     assert "HIPAA" in run(compliance.policy, "frameworks")
     asked.now = NOW + 15 * DAY
-    assert "overdue: 2 of CVE, ring and deadline" in run(compliance.forecast, "--within", "7")
+    assert "overdue: 4 of CVE, ring and deadline; 4 of host and CVE" in run(compliance.forecast, "--within", "7")
     assert json.loads(run(compliance.forecast, "--json"))["buckets"]["Ours"]["0-7"] == 2
     made = json.loads(run(
         compliance.exception, "add", ONE, "--ring", "default", "--reason", "r", "--control", "c", "--expires", "30d", "--json",
     ))  # fmt: skip
     assert "accepted until" in run(compliance.exception, "approve", made["id"])
     assert "in force" in run(compliance.exception, "list", "--state", "in force")
-    assert "overdue: 1 of CVE" in run(compliance.forecast)
+    assert "overdue: 2 of CVE" in run(compliance.forecast)
     assert ONE not in run(compliance.cves)
     run(compliance.exception, "withdraw", made["id"])
     assert ONE in run(compliance.cves)
