@@ -65,6 +65,12 @@ def explain(context: click.Context, host: str, name: str | None, as_json: bool) 
     _print_clocks(found)
     for feed, (version, age) in sorted(found["feeds"].items()):
         click.echo(f"  {feed}: {version}, {age // 3600} h old")
+    for item in found["deadlines"]:
+        due = f"due {moment(item['due'])} UTC" if item["due"] is not None else "due with the next upgrade of the system"
+        late = ", missed" if item["overdue"] else ""
+        click.echo(f"  {item['name']}: {due}{late}" + (", secure traces first" if item["forensic"] else ""))
+    if found["accepted_until"] is not None:
+        click.echo(f"  accepted until {moment(found['accepted_until'])} UTC, by an exception")
     _print_stale(found["stale"])
 
 

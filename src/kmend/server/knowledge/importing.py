@@ -98,10 +98,15 @@ def import_changelog(store: Store, releases: Sequence[DebianRelease], *, as_of: 
 def import_kev(store: Store, catalogue: Kev, *, now: int) -> Imported:
     """CISA's catalogue; what it does not list any more is not listed here either."""
     wanted = {
-        cve: {"kev_added": _midnight(entry.added), "kev_due": _midnight(entry.due), "forensic": entry.forensic}
+        cve: {
+            "kev_added": _midnight(entry.added),
+            "kev_due": _midnight(entry.due),
+            "forensic": entry.forensic,
+            "ransomware": entry.ransomware,
+        }
         for cve, entry in catalogue.entries.items()
     }
-    none: dict[str, object] = {"kev_added": None, "kev_due": None, "forensic": None}
+    none: dict[str, object] = {"kev_added": None, "kev_due": None, "forensic": None, "ransomware": None}
     changed = _signals(store, wanted, none)
     _told(store, KEV, catalogue.version, catalogue.released or now, now, len(wanted), catalogue.aside)
     return Imported(KEV, len(wanted), changed, aside=len(catalogue.aside))

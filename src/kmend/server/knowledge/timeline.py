@@ -119,7 +119,7 @@ class _Book:
         self._former = _former(connection, builds, cve)
         self._closing = {build_id: _closing(connection, build_id, cve) for build_id in builds}
         self._fixes = first_fixes(connection, cve)
-        self._published = _published(connection, self._fixes, cve)
+        self._published = published_of(connection, self._fixes, cve)
 
     @property
     def named(self) -> set[str]:
@@ -224,7 +224,7 @@ def _answer(row: Any) -> Applicability:
     return Applicability(row.cve, row.affected, Reason(row.reason), presence, objects)
 
 
-def _published(connection: Connection, fixes: Mapping[str, FirstFix], cve: str) -> dict[str, int]:
+def published_of(connection: Connection, fixes: Mapping[str, FirstFix], cve: str) -> dict[str, int]:
     """CVE -> when it was published, or else when this server first read of it."""
     found = {name: fix.named_at for name, fix in fixes.items()}
     table = cves.c

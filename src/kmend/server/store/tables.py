@@ -58,6 +58,7 @@ rings = Table(
     Column("position", Integer, nullable=False),
     Column("description", Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
+    Column("exposed", Boolean),  # the internet reaches its hosts; None: nobody has said
 )
 
 enrolment_keys = Table(
@@ -427,6 +428,7 @@ cve_signals = Table(
     Column("kev_added", BigInteger),
     Column("kev_due", BigInteger),
     Column("forensic", Boolean),
+    Column("ransomware", Boolean),
     Column("epss", Float),
     Column("percentile", Float),
 )
@@ -509,3 +511,42 @@ ring_releases = Table(
     Column("since", BigInteger, nullable=False),
 )
 """Every level that `ring_levels` has ever had."""
+
+# What rings stand under, and what is accepted for a time
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("ring", Text, ForeignKey("rings.name"), nullable=False),
+    Column("name", Text, nullable=False),  # one of a name is kept in a ring at a time
+    Column("framework", Text, nullable=False),
+    Column("rows", Text, nullable=False),  # JSON: kmend.intel.rows
+    Column("assumed", Text, nullable=False),  # JSON: kmend.intel.deadlines.Assumptions
+    Column("valid_from", Text, nullable=False),  # YYYY-MM-DD
+    Column("valid_to", Text, nullable=False),  # not any more on that day
+    Column("approved_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("removed_at", BigInteger),  # also when another took its place
+    Index(None, "ring"),
+)
+
+exceptions = Table(
+    "exceptions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("cve", Text, nullable=False),
+    Column("extent", Text, nullable=False),  # host, ring, tag, everything
+    Column("subject", Text, nullable=False),  # which of them
+    Column("reason", Text, nullable=False),
+    Column("control", Text, nullable=False),  # what is done instead
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("approved_at", BigInteger),
+    Column("approved_by", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("withdrawn_at", BigInteger),
+    Column("withdrawn_by", Text, nullable=False),
+    Index(None, "cve"),
+)

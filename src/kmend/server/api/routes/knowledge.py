@@ -18,6 +18,7 @@ from kmend.server.access.permissions import Caller, Permission
 from kmend.server.api.guarding import needs
 from kmend.server.api.routes.hosts import HostId, visible
 from kmend.server.api.services import Services
+from kmend.server.compliance import answers, exceptions
 from kmend.server.knowledge import (
     HostVerdict,
     Timeline,
@@ -119,10 +120,34 @@ class ChangeView(msgspec.Struct, frozen=True):
     detail: str
 
 
+class DeadlineView(msgspec.Struct, frozen=True):
+    """By when the CVE is to be closed.
+
+    Attributes:
+        begins, due: seconds since 1970-01-01 UTC; `due` is null for the next upgrade of the system.
+        overdue: it was not closed in time, or is not, and the time is over.
+        forensic: traces are to be secured first.
+    """
+
+    name: str
+    begins: int
+    due: int | None
+    overdue: bool
+    forensic: bool
+
+
 class ExplainedView(VerdictView, frozen=True):
-    """The same, and which verdicts held before, oldest first; the last is the present one."""
+    """The same, and what there is to know besides.
+
+    Attributes:
+        changes: which verdicts held before, oldest first; the last is the present one.
+        deadlines: what the ring's policies want, the nearest first.
+        accepted_until: until when an exception lies over it; null if none does.
+    """
 
     changes: tuple[ChangeView, ...]
+    deadlines: tuple[DeadlineView, ...]
+    accepted_until: int | None
 
 
 class HostCves(msgspec.Struct, frozen=True):
@@ -223,12 +248,18 @@ def explain_cve(
 ) -> ExplainedView:
     """What is true of one CVE on one host, with the whole chain of reasoning, and what was true before."""
     with services.store.read() as connection:
-        visible(connection, caller, host)
+        ring = visible(connection, caller, host).ring
         now = services.clock()
         (found,) = of_host(connection, host, now, cve)
         before = timeline_of(connection, host, cve, now)
+        wanted = answers.deadlines_of(connection, cve, ring, before.clocks, now)
+        until = exceptions.lying_until(connection, cve, host, ring, now)
     changes = tuple(ChangeView(change.at, change.word, change.detail) for change in before.changes)
-    return ExplainedView(**_view(found, before), changes=changes)
+    deadlines = tuple(
+        DeadlineView(item.name, item.begins, item.due, item.overdue(before.clocks, now), item.forensic)
+        for item in wanted
+    )
+    return ExplainedView(**_view(found, before), changes=changes, deadlines=deadlines, accepted_until=until)
 
 
 @get("/feeds", opt=needs(Permission.READ), sync_to_thread=True)
