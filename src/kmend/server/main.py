@@ -35,6 +35,7 @@ _CLIENTS = {
     "audit": "kmend.server.commands.audit:command",
     "channels": "kmend.server.commands.people:channels",
     "cve": "kmend.server.commands.cves:cve",
+    "documents": "kmend.server.commands.documents:command",
     "explain": "kmend.server.commands.cves:explain",
     "hosts": "kmend.server.commands.hosts:command",
     "keys": "kmend.server.commands.rings:keys",

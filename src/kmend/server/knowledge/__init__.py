@@ -1,6 +1,7 @@
 """What the server knows of vulnerabilities, and what it answers by it: feeds come in, verdicts on hosts go out."""
 
 from kmend.server.knowledge.answering import Group, HostVerdict, effective_of, of_cve, of_host
+from kmend.server.knowledge.documents import advisory_of_level, openvex_of_host
 from kmend.server.knowledge.errors import KnowledgeError, NotKnownError
 from kmend.server.knowledge.importing import (
     Imported,
@@ -18,6 +19,7 @@ __all__ = [
     "Imported",
     "KnowledgeError",
     "NotKnownError",
+    "advisory_of_level",
     "effective_of",
     "import_changelog",
     "import_cna",
@@ -27,4 +29,5 @@ __all__ = [
     "judge_builds",
     "of_cve",
     "of_host",
+    "openvex_of_host",
 ]

@@ -462,3 +462,13 @@ applicability = Table(
     Index(None, "cve"),
 )
 """What a CVE means for a kernel build; computed when a feed or the facts have changed, by `kmend.intel.applicability`."""
+
+host_documents = Table(
+    "host_documents",
+    metadata,
+    Column("host", Text, ForeignKey("hosts.id"), primary_key=True),
+    Column("version", Integer, nullable=False),  # of its OpenVEX, one more with each that says something else
+    Column("digest", Text, nullable=False),  # of what it says, without version and times
+    Column("issued_at", BigInteger, nullable=False),  # when this version was made first
+    Column("observed_at", BigInteger, nullable=False),  # when the host was seen last before that
+)
