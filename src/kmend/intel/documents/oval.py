@@ -13,7 +13,7 @@ recall that takes a fix away.
 One definition of class `patch` says whether the level is wanting: true where no level is in force, or a lower one.
 
 The kernel is asked for twice. OpenSCAP leaves `uname` out ("not applicable") when it looks at a host from a container, by
-OSCAP_PROBE_ROOT; `/proc/version` of that root then tells.
+OSCAP_PROBE_ROOT; `/proc/sys/kernel` of that root then tells.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LIVEPATCH = r"^/sys/kernel/livepatch/kmend_[0-9]+_[0-9a-f]{8}$"
 _STATE = r'"left":[0-9]+,"level":([0-9]+),"module":"kmend_[0-9]+_[0-9a-f]{8}"'
 """Of `livepatch` in state.json: the agent writes canonical JSON, members in order, without white space."""
 _CONTROL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_RUNS, _ENABLED, _SETTLED, _LEVEL, _BOOTED = 1, 2, 3, 4, 5
+_RUNS, _ENABLED, _SETTLED, _LEVEL, _RELEASE, _VERSION = 1, 2, 3, 4, 5, 6
 
 
 class _Ids:
@@ -80,14 +80,15 @@ def oval(advisory: Advisory) -> bytes:
 
 
 def _patch(parent: ElementTree.Element, advisory: Advisory, ids: _Ids, version: str) -> None:
-    title = f"livepatch level {advisory.level} or later is in force on {advisory.release} ({advisory.package})"
-    told = f"True where it is not. It closes {', '.join(advisory.cves)}."
-    definition = _definition(
-        parent, advisory, ids.of("def", advisory.level), version, "patch", f"{title} or wanting", told, advisory.cves
-    )
+    title = f"livepatch level {advisory.level} or later for {advisory.release} ({advisory.package})"
+    told = f"True where none is in force. It closes {', '.join(advisory.cves) or 'no CVE'}, without a restart."
+    kind = "patch"
+    if advisory.withdrawn is not None:
+        told += f" Level {advisory.level} is recalled, and must not be loaded: {advisory.withdrawn.reason}"
+        kind = "miscellaneous"
+    definition = _definition(parent, advisory, ids.of("def", advisory.level), version, kind, title, told, advisory.cves)
     criteria = ElementTree.SubElement(definition, "criteria", operator="AND")
-    _criterion(criteria, ids, _RUNS, "the kernel build runs")
-    _criterion(criteria, ids, _BOOTED, "the kernel build runs, by /proc")
+    _running(criteria, ids)
     inside = ElementTree.SubElement(criteria, "criteria", operator="AND", negate="true")
     _criterion(inside, ids, _ENABLED, "a livepatch of kmend's is enabled")
     _criterion(inside, ids, _SETTLED, "its transition is over")
@@ -102,12 +103,17 @@ def _vulnerability(parent: ElementTree.Element, advisory: Advisory, ids: _Ids, v
         parent, advisory, ids.of("def", _number(cve)), version, "vulnerability", title, told, (cve,)
     )
     criteria = ElementTree.SubElement(definition, "criteria", operator="AND")
-    _criterion(criteria, ids, _RUNS, "the kernel build runs")
-    _criterion(criteria, ids, _BOOTED, "the kernel build runs, by /proc")
+    _running(criteria, ids)
     inside = ElementTree.SubElement(criteria, "criteria", operator="AND", negate="true")
     _criterion(inside, ids, _ENABLED, "a livepatch of kmend's is enabled")
     _criterion(inside, ids, _SETTLED, "its transition is over")
     _criterion(inside, ids, _number(cve), f"the agent names {cve} as live-patched")
+
+
+def _running(criteria: ElementTree.Element, ids: _Ids) -> None:
+    _criterion(criteria, ids, _RUNS, "the kernel build runs")
+    _criterion(criteria, ids, _RELEASE, "the kernel's release is this one, by /proc")
+    _criterion(criteria, ids, _VERSION, "the kernel's version string is this one, by /proc")
 
 
 def _definition(
@@ -147,8 +153,12 @@ def _tests(parent: ElementTree.Element, ids: _Ids, cves: Sequence[str], advisory
         test = _test(parent, "ind:textfilecontent54_test", ids, number, check, comment)
         ElementTree.SubElement(test, "ind:object", object_ref=ids.of("obj", number))
         ElementTree.SubElement(test, "ind:state", state_ref=ids.of("ste", number))
-    booted = _test(parent, "ind:textfilecontent54_test", ids, _BOOTED, "all", f"/proc/version names {advisory.package}")
-    ElementTree.SubElement(booted, "ind:object", object_ref=ids.of("obj", _BOOTED))
+    for number, comment in (
+        (_RELEASE, f"/proc names {advisory.release}"),
+        (_VERSION, f"/proc names {advisory.package}"),
+    ):
+        test = _test(parent, "ind:textfilecontent54_test", ids, number, "all", comment)
+        ElementTree.SubElement(test, "ind:object", object_ref=ids.of("obj", number))
     for cve in cves:
         test = _test(parent, "ind:textfilecontent54_test", ids, _number(cve), "all", f"{cve} is on the agent's list")
         ElementTree.SubElement(test, "ind:object", object_ref=ids.of("obj", _number(cve)))
@@ -161,12 +171,8 @@ def _objects(parent: ElementTree.Element, ids: _Ids, cves: Sequence[str], adviso
         _leaf(found, "ind:path", _LIVEPATCH, operation="pattern match")
         _leaf(found, "ind:filename", name)
         _match(found, "^([01])$")
-    _file(
-        parent,
-        ids.of("obj", _BOOTED),
-        "/proc/version",
-        f"^Linux version {re.escape(advisory.release)} .*{re.escape(advisory.version)}$",
-    )
+    for number, name, text in ((_RELEASE, "osrelease", advisory.release), (_VERSION, "version", advisory.version)):
+        _file(parent, ids.of("obj", number), f"/proc/sys/kernel/{name}", f"^{re.escape(text)}$")
     _file(parent, ids.of("obj", _LEVEL), "/run/kmend/state.json", _STATE)
     for cve in cves:
         _file(parent, ids.of("obj", _number(cve)), "/run/kmend/cvelist", f"^{cve}$")
@@ -175,8 +181,7 @@ def _objects(parent: ElementTree.Element, ids: _Ids, cves: Sequence[str], adviso
 def _states(parent: ElementTree.Element, ids: _Ids, advisory: Advisory) -> None:
     running = ElementTree.SubElement(parent, "unix:uname_state", id=ids.of("ste", _RUNS), version="1")
     _leaf(running, "unix:os_release", advisory.release)
-    if advisory.version:
-        _leaf(running, "unix:os_version", advisory.version)
+    _leaf(running, "unix:os_version", advisory.version)
     for number, value, operation in (
         (_ENABLED, "1", "equals"),
         (_SETTLED, "0", "equals"),

@@ -39,6 +39,7 @@ _RESTING = ("cna", "debian")
 """Feeds on which `not affected` rests."""
 _DEBIAN = {"5.10": "11", "6.1": "12", "6.12": "13"}
 _BACKPORT = re.compile(r"~bpo([0-9]{1,3})\+")
+_IN_VERSION = re.compile(r"\bDebian ([0-9][A-Za-z0-9.+~:-]*)")
 _FIX = "https://git.kernel.org/stable/c/"
 
 
@@ -81,7 +82,7 @@ def advisory_of_level(connection: Connection, build_id: str, level: int) -> Advi
     if row is None:
         raise NotKnownError(f"there is no level {level} of kernel build {build_id[:64]!r}", hint="kmend-server levels")
     manifest = decode(Manifest, bytes(row.manifest), max_bytes=MAX_MANIFEST)
-    package = _package(manifest)
+    package = _package(connection, manifest)
     here = (level_cves.c.build_id == build_id) & (level_cves.c.level == level)
     known = connection.execute(
         select(cves.c.cve, cves.c.title, cves.c.commits)
@@ -167,11 +168,19 @@ def _issue(connection: Connection, host: str, digest: str, seen: int, now: int) 
     return connection.execute(here).one()
 
 
-def _package(manifest: Manifest) -> str:
+def _package(connection: Connection, manifest: Manifest) -> str:
+    """Version of the package: as the signed kernel ref has it, as the facts have it, or as Debian writes it into `uname -v`."""
+    kernel = manifest.kernel
     try:
-        return KernelRef.parse(manifest.kernel.ref).package or ""
+        stated = KernelRef.parse(kernel.ref).package
     except MalformedError:
-        return ""
+        stated = None
+    if stated:
+        return stated
+    query = select(kernel_facts.c.package).where(kernel_facts.c.build_id == kernel.build_id)
+    known: str | None = connection.execute(query).scalar()
+    match = _IN_VERSION.search(kernel.version)
+    return known or (match[1] if match is not None else kernel.release)
 
 
 def _unaffected(connection: Connection, build_id: str, level: int) -> dict[str, str]:
