@@ -122,7 +122,7 @@ def _products(advisory: Advisory) -> dict[str, object]:
             "purl": image_purl(advisory.release, advisory.package, advisory.architecture)
         },
     }
-    livepatch = {
+    livepatch: dict[str, object] = {
         "name": f"kmend livepatch for {package} {advisory.package}, level {advisory.level} or later",
         "product_id": _LIVEPATCH,
     }
