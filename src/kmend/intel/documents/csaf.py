@@ -115,7 +115,7 @@ def _tracking(advisory: Advisory) -> dict[str, object]:
 def _products(advisory: Advisory) -> dict[str, object]:
     package = f"linux-image-{advisory.release}"
     vendor = advisory.ecosystem.partition(":")[0]
-    kernel = {
+    kernel: dict[str, object] = {
         "name": f"{vendor} {package} {advisory.package}",
         "product_id": _KERNEL,
         "product_identification_helper": {
