@@ -37,6 +37,7 @@ _CLIENTS = {
     "cve": "kmend.server.commands.cves:cve",
     "cves": "kmend.server.commands.compliance:cves",
     "exception": "kmend.server.commands.compliance:exception",
+    "documents": "kmend.server.commands.documents:command",
     "explain": "kmend.server.commands.cves:explain",
     "forecast": "kmend.server.commands.compliance:forecast",
     "hosts": "kmend.server.commands.hosts:command",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmend.intel.documents import Advisory, Observed, openvex, osv, purls
+from kmend.intel.documents import Advisory, Observed, Products, Withdrawal, openvex, osv, purls
 from kmend.intel.verdicts import Verdict, Word
 
 OBSERVED = Observed("6f1c", "b0" * 16, 1_790_000_000, "kmend_2_0123abcd", "ab" * 32)
@@ -42,7 +43,7 @@ def go_vex(statement: dict[str, Any]) -> None:
 
 
 def document(*verdicts: Verdict) -> Any:
-    return openvex("https://kmend.example/vex/6f1c/3", "kmend.example", 3, PURLS, OBSERVED, verdicts)
+    return openvex("https://kmend.example/vex/6f1c/3", "kmend.example", 3, Products(PURLS), OBSERVED, verdicts)
 
 
 verdicts = st.lists(
@@ -85,12 +86,43 @@ def test_only_what_is_closed_suppresses_a_finding(word: Word) -> None:
 
 def test_purls_match_what_scanners_write() -> None:
     """Every qualifier of ours is in theirs with the same value, and the version is equal (go-vex, PurlMatches)."""
-    image, source = PURLS
+    image, unsigned, source = PURLS
     assert image == "pkg:deb/debian/linux-image-6.1.0-50-amd64@6.1.176-1?arch=amd64"
+    assert unsigned == "pkg:deb/debian/linux-image-6.1.0-50-amd64-unsigned@6.1.176-1?arch=amd64"
     assert source == "pkg:deb/debian/linux@6.1.176-1?arch=source"
     assert purls("6.12.1+deb13-amd64", "6.12.48-1+deb13u1", "x86_64")[0].endswith("@6.12.48-1%2Bdeb13u1?arch=amd64")
     for theirs in ("distro=debian-12.5&arch=amd64", "arch=amd64&distro=debian-12&upstream=linux-signed-amd64"):
         assert set(image.partition("?")[2].split("&")) <= set(theirs.split("&"))
+
+
+@given(found=verdicts, silent=st.booleans(), stale=st.sampled_from([(), ("cna",)]))
+def test_what_is_not_sure_any_more_suppresses_nothing(
+    valid: Any, found: list[Verdict], silent: bool, stale: tuple[str, ...]
+) -> None:
+    seen = replace(OBSERVED, silent=silent)
+    made: Any = openvex("https://kmend.example/v", "k", 1, Products(PURLS), seen, found, stale=stale)
+    valid.validate(json.loads(json.dumps(made)))
+    words = {item.cve: item.word for item in found}
+    for statement in made["statements"]:
+        go_vex(statement)
+        word = words[statement["vulnerability"]["name"]]
+        if (stale and word is Word.NOT_AFFECTED) or (silent and word in (Word.LIVE_PATCHED, Word.MITIGATED)):
+            assert statement["status"] == "under_investigation"
+        elif word in (Word.LIVE_PATCHED, Word.FIXED_BY_KERNEL):
+            assert statement["status"] == "fixed"
+
+
+def test_the_time_of_issue_is_not_the_hosts() -> None:
+    made: Any = openvex(
+        "https://kmend.example/v",
+        "k",
+        4,
+        Products(PURLS),
+        OBSERVED,
+        [Verdict("CVE-2026-1001", Word.UNKNOWN)],
+        issued=1_790_000_060,
+    )
+    assert (made["timestamp"], made["version"]) == ("2026-09-21T14:14:20Z", 4)
 
 
 def test_a_levels_advisory(data: Path) -> None:
@@ -102,3 +134,14 @@ def test_a_levels_advisory(data: Path) -> None:
     )  # fmt: skip
     jsonschema_rs.validator_for(schema(data, "osv.schema.json")).validate(json.loads(json.dumps(made)))
     assert made["id"] == "x_KMEND-2026-0007"
+
+
+def test_a_levels_advisory_is_withdrawn_with_the_level(data: Path) -> None:
+    level = Advisory(
+        "KMEND-1", 1_790_000_000, 2, 1, ("CVE-2026-53361", "CVE-2026-1001"), "6.1.176-1", "6.1.0-50-amd64", "9c" * 20,
+        "kmend_2_0123abcd", "ab" * 32, (), withdrawn=Withdrawal(1_790_000_060, "it hangs"), unaffected={"CVE-2026-1001": "x"},
+    )  # fmt: skip
+    made = osv(level)
+    jsonschema_rs.validator_for(schema(data, "osv.schema.json")).validate(json.loads(json.dumps(made)))
+    assert made["withdrawn"] == made["modified"] == "2026-09-21T14:14:20Z"
+    assert made["upstream"] == ["CVE-2026-53361"], "what the build never had is not in it"

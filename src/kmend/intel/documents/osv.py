@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Advisory:
-    """What a level's advisory says.
-
-    Attributes:
-        name: of the advisory; databases that are not registered begin with `x_`.
-        functions: `object:function`.
-        references: URLs of the fixes.
-        before: the level that it replaces; 0 for none.
-    """
-
-    name: str
-    published: int
-    level: int
-    before: int
-    cves: tuple[str, ...]
-    package: str
-    release: str
-    build_id: str
-    module: str
-    module_sha256: str
-    functions: tuple[str, ...]
-    references: tuple[str, ...] = ()
-    ecosystem: str = "Debian:12"
-    source: str = "linux"
+from kmend.intel.documents.advisory import Advisory, moment
 
 
 def osv(advisory: Advisory) -> dict[str, object]:
-    """The document, as JSON's own types."""
-    moment = datetime.datetime.fromtimestamp(advisory.published, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """The document, as JSON's own types; one of a level that is recalled is withdrawn."""
+    withdrawn = {"withdrawn": moment(advisory.withdrawn.at)} if advisory.withdrawn is not None else {}
     return {
         "schema_version": "1.7.0",
         "id": advisory.name if advisory.name.startswith("x_") else f"x_{advisory.name}",
-        "published": moment,
-        "modified": moment,
+        "published": moment(advisory.published),
+        "modified": moment(advisory.modified),
+        **withdrawn,
         "summary": f"livepatch level {advisory.level} for {advisory.source} {advisory.package} ({advisory.release})",
-        "upstream": list(advisory.cves),
+        "upstream": [cve for cve in advisory.cves if cve not in advisory.unaffected],
         "affected": [
             {
                 "package": {"ecosystem": advisory.ecosystem, "name": advisory.source},

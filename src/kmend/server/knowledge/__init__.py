@@ -1,6 +1,7 @@
 """What the server knows of vulnerabilities, and what it answers by it: feeds come in, verdicts on hosts go out."""
 
 from kmend.server.knowledge.answering import Group, HostVerdict, effective_of, of_cve, of_host
+from kmend.server.knowledge.documents import advisory_of_level, openvex_of_host
 from kmend.server.knowledge.errors import KnowledgeError, NotKnownError
 from kmend.server.knowledge.importing import (
     Imported,
@@ -26,6 +27,7 @@ __all__ = [
     "KnowledgeError",
     "NotKnownError",
     "Timeline",
+    "advisory_of_level",
     "changes_of",
     "clocks_of_host",
     "effective_of",
@@ -37,6 +39,7 @@ __all__ = [
     "judge_builds",
     "of_cve",
     "of_host",
+    "openvex_of_host",
     "prune_answers",
     "timeline_of",
     "timelines_of_host",

@@ -550,3 +550,15 @@ exceptions = Table(
     Column("withdrawn_by", Text, nullable=False),
     Index(None, "cve"),
 )
+
+# Documents for scanners
+
+host_documents = Table(
+    "host_documents",
+    metadata,
+    Column("host", Text, ForeignKey("hosts.id"), primary_key=True),
+    Column("version", Integer, nullable=False),  # of its OpenVEX, one more with each that says something else
+    Column("digest", Text, nullable=False),  # of what it says, without version and times
+    Column("issued_at", BigInteger, nullable=False),  # when this version was made first
+    Column("observed_at", BigInteger, nullable=False),  # when the host was seen last before that
+)
