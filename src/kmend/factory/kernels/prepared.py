@@ -26,6 +26,7 @@ from kmend.core.kernel import KernelIdentity, KernelRef
 from kmend.core.scratch import abandoned_folders, is_scratch, scratch_folder
 from kmend.factory.kernels.environment import known_packages, require_packages
 from kmend.factory.kernels.exports import Exports
+from kmend.factory.kernels.included import compiled, is_elsewhere
 from kmend.factory.kernels.indexing import KernelError, make_index
 from kmend.factory.kernels.kallsyms import Kallsyms
 from kmend.factory.kernels.packages import available_versions, fetch_package, unpack
@@ -41,10 +42,6 @@ _RECORD = "prepared.json"
 _USE = "use.lock"
 """Locked, shared, by every process that works with the kernel."""
 _logger = logging.getLogger(__name__)
-_ELSEWHERE = re.compile(
-    r"arch/[^/]+/(boot|realmode|purgatory|entry/vdso|kernel/vdso|vdso|kvm/hyp/nvhe)/|drivers/firmware/efi/libstub/"
-)
-"""Compiled, and linked into something that is neither vmlinux nor a module of its own; the index does not know of it."""
 _BUILD_FOLDER = re.compile(r"/.+/linux-[^/]+/")
 
 
@@ -215,33 +212,10 @@ class Kernel(KernelIndex):
 
     def facts(self) -> KernelFacts:
         """The facts document."""
-        sources: dict[str, set[str]] = {name: set(objects) for name, objects in self.units.items()}
-        for name in self.included_in:
-            holders = {item for unit in self._units_with(name) for item in self.units[unit]}
-            if holders:
-                sources.setdefault(name, set()).update(holders)
         top = self.folder / "tree"
         there = (path.relative_to(top).as_posix() for suffix in (".c", ".S") for path in top.rglob(f"*{suffix}"))
-        return KernelFacts(
-            self.identity,
-            {name: tuple(sorted(objects)) for name, objects in sorted(sources.items())},
-            self.modules,
-            self.config,
-            tuple(sorted(name for name in there if name not in sources and not _ELSEWHERE.match(name))),
-        )
-
-    def _units_with(self, name: str) -> set[str]:
-        """The translation units that include a file, over others too."""
-        found: set[str] = set()
-        waiting, seen = [name], {name}
-        while waiting:
-            for file in self.included_in.get(waiting.pop(), ()):
-                if file in self.units:
-                    found.add(file)
-                if file not in seen:
-                    seen.add(file)
-                    waiting.append(file)
-        return found
+        known = compiled(self.units, self.included_in, there, is_elsewhere)
+        return KernelFacts(self.identity, known.sources, self.modules, self.config, known.left_out)
 
     @cached_property
     def included_in(self) -> dict[str, tuple[str, ...]]:
@@ -290,6 +264,16 @@ def kernel_folder(ref: KernelRef) -> Path:
 def prepared_kernels() -> tuple[Kernel, ...]:
     """Every sound kernel that is prepared in this cache."""
     return tuple(kernel for kernel in _kept_kernels() if isinstance(kernel, Kernel))
+
+
+def prepared_kernel(ref: KernelRef) -> Kernel | None:
+    """The kernel that `ref` names with its version, if it is prepared.
+
+    Raises:
+        DamagedKernelError: what is kept of it cannot be read.
+    """
+    kernel = _opened(kernel_folder(ref))
+    return kernel.hold() if kernel is not None else None
 
 
 def damaged_kernels() -> tuple[DamagedKernelError, ...]:
