@@ -68,8 +68,8 @@ def compiled(
         units: translation unit -> the objects that hold it.
         included_in: see `resolved`.
         files: all `.c` and `.S` files of the tree.
-        is_open: whether it cannot be told of a file, which is no unit, that it was not compiled. So it is with those that a header
-            includes, too: nobody knows who includes that.
+        is_open: whether it cannot be told of a file, which is no unit, that it was not compiled. So it is with those, too, that a
+            header includes: nobody knows who includes that.
     """
     sources = {name: set(objects) for name, objects in units.items()}
     by_header: set[str] = set()

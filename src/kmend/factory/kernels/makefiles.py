@@ -175,8 +175,8 @@ def evaluate(tree: Path, config: Mapping[str, str]) -> Told:
     """Evaluate the Makefiles of `tree`, which needs to hold nothing else.
 
     Raises:
-        MalformedError: they are not those of a kernel whose top folder has a `Kbuild` that leads everywhere (since 6.1), or lead to
-            more folders than a kernel has.
+        MalformedError: the tree's top has no `Kbuild` that leads everywhere (6.1 is the first that has), or they lead to more
+            folders than a kernel has.
         ProgramFailedError: make does not end.
         SystemProblemError: make is not installed.
     """

@@ -3,11 +3,12 @@ source package, of which next to nothing is written to disk."""
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 from kmend.core.errors import SystemProblemError
 from kmend.factory.kernels.included import inclusions, resolved
@@ -55,9 +56,11 @@ def outline(package: Package, folder: Path, *, seen: Callable[[int], None] = lam
 def _read(package: Package, stream: IO[bytes], folder: Path, seen: Callable[[int], None]) -> Outline:
     files: set[str] = set()
     named: list[tuple[str, str]] = []
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER) as archive:
+    forward = _Forward(stream)
+    # Not as a stream ("r|"): tarfile copies what it reads there from buffer to buffer, for three times the work.
+    with tarfile.open(fileobj=cast(BinaryIO, forward), mode="r:") as archive:
         for number, entry in enumerate(archive):
-            archive.members = []  # type: ignore[attr-defined]  # a stream is read once; keep no list of it
+            archive.members = []  # type: ignore[attr-defined]  # it is read once; keep no list of it
             if number >= MAX_FILES:
                 raise PackageProblemError(f"the source in {package.path} has more than {MAX_FILES} files")
             if number % 1000 == 0:
@@ -71,17 +74,43 @@ def _read(package: Package, stream: IO[bytes], folder: Path, seen: Callable[[int
             makefile = is_makefile(path)
             if not makefile and not source and not path.endswith(".h"):
                 continue
-            member = archive.extractfile(entry)
-            if member is None or entry.size > MAX_FILE:
-                raise PackageProblemError(
-                    f"{path} in the source of {package.path} is {entry.size} bytes, which is too much"
-                )
-            content = member.read()
+            if entry.size > MAX_FILE:
+                raise PackageProblemError(f"{path} in {package.path} is {entry.size} bytes, which is too much")
+            forward.seek(entry.offset_data)
+            content = forward.read(entry.size)
+            if len(content) != entry.size:
+                raise PackageProblemError(f"the source in {package.path} ends in the middle of {path}")
             if makefile:
                 _write(folder / path, content)
             else:
                 named.extend((path, name) for name in inclusions(content))
     return Outline(frozenset(files), resolved(named, files.__contains__))
+
+
+class _Forward(io.RawIOBase):
+    """A pipe as a file in which one can go forward."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence != io.SEEK_SET or offset < self._position:
+            raise tarfile.ReadError("the archive's parts do not follow one another")
+        while offset > self._position and self.read(min(offset - self._position, _BUFFER)):
+            pass
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
+        self._position += len(content)
+        return content
 
 
 def _of_another_architecture(path: str) -> bool:

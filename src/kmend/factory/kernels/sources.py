@@ -312,6 +312,7 @@ def _started(
                 cwd=folder,
                 env=environment,
                 start_new_session=True,
+                bufsize=1024 * 1024,
             )
         except OSError as problem:
             raise SystemProblemError(f"cannot run {stage[0]}: {problem.strerror}") from problem
