@@ -76,7 +76,7 @@ def quick_facts(ref: KernelRef) -> KernelFacts:
         with locked(folder / f".{ref.distro}-{ref.release}@{ref.package}.lock"):
             found = _kept(file)
             if found is None:
-                found = _make(ref)
+                found = facts_by_kbuild(ref)
                 write_durably(file, document.encode(found))
     return found
 
@@ -91,7 +91,13 @@ def _kept(file: Path) -> KernelFacts | None:
         return None
 
 
-def _make(ref: KernelRef) -> KernelFacts:
+def facts_by_kbuild(ref: KernelRef) -> KernelFacts:
+    """The facts of a kernel, which `ref` names with its version, made now from its image and its source package.
+
+    Raises:
+        EnvironmentDiffersError: one of them is neither in the cache nor offered.
+        KmendError: they contradict each other, or cannot be read.
+    """
     version = ref.package or ""
     names = known_packages(ref)
     require_packages(ref, (names.image, names.source))
@@ -110,7 +116,7 @@ def assemble(told: Told, tree: Outline, shipped: Iterable[str]) -> Compiled:
     """What was compiled, from what the Makefiles ask for and what files there are.
 
     Left open, beside what `kmend.factory.kernels.included` leaves open, are files
-    - that a folder's own rules make something of;
+    - that a folder's own rules make something of, and those beside the source of an object, under its name (`.c` and `.S`);
     - that have the name of an object whose source is not there: it is generated, or a rule finds it elsewhere (6.1: `kernel/bpf`
       compiles `tools/lib/bpf/relo_core.c`);
     - in folders whose Makefile cannot be evaluated, and in those from which a module was shipped that it does not ask for.
@@ -138,6 +144,7 @@ def assemble(told: Told, tree: Outline, shipped: Iterable[str]) -> Compiled:
         return (
             is_elsewhere(file)
             or name in apart
+            or name in told.objects
             or _stem(name) in lost
             or any(file.startswith(folder) for folder in unread)
         )
