@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from posixpath import normpath
 
@@ -25,10 +25,12 @@ ARCHITECTURE = "x86"
 MAX_FOLDERS = 20_000
 MAX_DEPTH = 40
 _TIMEOUT = 300.0
-_FOLDER = re.compile(r"[A-Za-z0-9_+,@-][A-Za-z0-9._+,@-]*(?:/[A-Za-z0-9_+,@-][A-Za-z0-9._+,@-]*)*")
+_FOLDER = re.compile(r"\w[\w.+,@-]*(?:/\w[\w.+,@-]*)*", re.ASCII)
 _NAMES = re.compile(r"(Makefile|Kbuild).*|.*\.(mk|include)")
 LINKING = "scripts/link-vmlinux.sh"
 """Compiles files of its own beside what the Makefiles ask for (6.1: `init/version-timestamp.c`)."""
+_MISSING = re.compile(r"^([^:\n]+):\d+: [^\n]*: No such file or directory$", re.MULTILINE)
+"""What make says at its end of an `include` that it has passed over."""
 _OBJECT = re.compile(r"(?<![\w./-])((?:[\w-]+/)+[\w.-]+\.o)\b")
 _MARK = "kmend-told"
 _PREPARE = "leave --quick out: the kernel is prepared then, and its debug information says it"
@@ -74,7 +76,7 @@ subdir-y :=
 subdir-m :=
 obj := $1
 src := $1
-include $(or $(wildcard $1/Kbuild),$1/Makefile)
+include $(or $(wildcard $1/Kbuild),$(wildcard $1/Makefile),$(error $1 has no Makefile))
 $$(call kmend-tell,folder,$1)
 $$(foreach kmend-item,$$(sort $$(filter-out %/,$$(obj-y))),\
 	$$(call kmend-tell,built-in,$$(kmend-item) $$(call kmend-real,$$(kmend-item),-objs -y)))
@@ -119,6 +121,22 @@ class Asked:
     below_apart: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What make says of some folders.
+
+    Attributes:
+        libraries: folders whose `lib.a` goes into vmlinux.
+        whole: it came to the end; else it has stopped at a Makefile.
+        lacking: folders with a makefile that includes another which is not there.
+    """
+
+    found: Mapping[str, Asked]
+    libraries: tuple[str, ...]
+    whole: bool
+    lacking: frozenset[str] = frozenset()
+
+
 class Way(enum.IntEnum):
     """How one comes to a folder; of several the highest counts."""
 
@@ -133,7 +151,7 @@ class Told:
 
     Attributes:
         objects: object file, without `.o` and relative to the tree -> what holds it: `vmlinux` or module names.
-        apart: files that are made, and held by nobody knows what: targets of a folder's own rules, with their folders.
+        apart: what else is made, and held by nobody knows what, without `.o`, `.c` or `.S`: targets of a folder's own rules.
         modules: path of a module below the tree, `net/unix/unix_diag.ko`.
         unread: folders whose Makefiles cannot be evaluated; nothing is known of what is below them.
     """
@@ -190,22 +208,23 @@ def evaluate(tree: Path, config: Mapping[str, str]) -> Told:
     with scratch_folder("makefiles") as scratch:
         driver_file, options = scratch / "driver.mk", as_makefile(config)
 
-        def ask(folders: Sequence[str]) -> dict[str, Asked]:
+        def ask(folders: Sequence[str]) -> Answer:
             driver_file.write_text(_driver(options, folders))
-            # Status 2 is an error in a Makefile: what was read before it counts, and the rest is asked for again.
+            # Status 2 is an error in a Makefile, or a file that it wants to include and that is not there.
             done = run(
-                ["make", "-rR", "--no-print-directory", "-f", driver_file, "kmend-nothing"],
+                ["make", "-rRk", "--no-print-directory", "-f", driver_file, "kmend-nothing"],
                 cwd=tree,
                 environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
                 timeout=_TIMEOUT,
                 check=False,
             )
+            told = done.stderr.decode(errors="replace")
             if done.status not in (0, 2):
-                told = done.stderr.decode(errors="replace")
                 raise ProgramFailedError(f"make was ended: {told[-400:]}", output=told, status=done.status)
-            found, named = read(done.text)
-            libraries.update(named)
-            return found
+            answer = read(done.text)
+            libraries.update(answer.libraries)
+            lacking = frozenset(normpath(path).rpartition("/")[0] or TOP for path in _MISSING.findall(told))
+            return replace(answer, lacking=lacking)
 
         found, unread = walk(ask)
     if TOP in unread:
@@ -221,13 +240,11 @@ def _driver(options: str, folders: Sequence[str]) -> str:
     return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], DRIVER)
 
 
-def read(output: str) -> tuple[dict[str, Asked], tuple[str, ...]]:
-    """What make has printed: what each folder asks for, and the folders whose libraries vmlinux is linked with.
-
-    A folder that another line follows inside is whole; one after which make has stopped is not among them.
-    """
+def read(output: str) -> Answer:
+    """What make has printed. A folder after which it has stopped is not in it."""
     found: dict[str, Asked] = {}
     libraries: tuple[str, ...] = ()
+    whole = False
     folder = ""
     lists: dict[str, tuple[str, ...]] = {}
     objects: dict[str, dict[str, tuple[str, ...]]] = {"built-in": {}, "module": {}}
@@ -237,6 +254,8 @@ def read(output: str) -> tuple[dict[str, Asked], tuple[str, ...]]:
         what, *words = line.split()[1:]
         if what == "libraries":
             libraries = tuple(_clean(words))
+        elif what == "end":
+            whole = True
         elif what == "folder":
             folder, lists, objects = words[0], {}, {"built-in": {}, "module": {}}
         elif what in objects:
@@ -251,14 +270,14 @@ def read(output: str) -> tuple[dict[str, Asked], tuple[str, ...]]:
                     lists["apart"],
                     *(tuple(_clean(lists.get(f"below-{way}", ()))) for way in ("built-in", "modules", "apart")),
                 )
-    return found, libraries
+    return Answer(found, libraries, whole)
 
 
-def walk(ask: Callable[[Sequence[str]], Mapping[str, Asked]]) -> tuple[dict[str, Asked], frozenset[str]]:
+def walk(ask: Callable[[Sequence[str]], Answer]) -> tuple[dict[str, Asked], frozenset[str]]:
     """Every folder that is reached from the top, and those that cannot be read.
 
     Args:
-        ask: reads some folders, in this order, and stops at the first that it cannot read.
+        ask: reads some folders, in this order, and may stop at one that it cannot read.
 
     Raises:
         MalformedError: there is no end to them.
@@ -271,12 +290,17 @@ def walk(ask: Callable[[Sequence[str]], Mapping[str, Asked]]) -> tuple[dict[str,
             return found, frozenset(unread)
         if len(found) + len(waiting) > MAX_FOLDERS:
             break
-        while waiting:
-            read_now = ask(waiting)
-            found.update(read_now)
-            left = [folder for folder in waiting if folder not in read_now]
-            unread.update(left[:1])
-            waiting = left[1:]
+        answer = Answer({}, (), whole=False)
+        while waiting and not answer.whole:
+            answer = ask(waiting)
+            if not answer.whole:
+                # What has been passed over before is only told at the end: all are read again, but for the bad one.
+                bad = next((folder for folder in waiting if folder not in answer.found), waiting[-1])
+                unread.add(bad)
+                waiting.remove(bad)
+        if answer.whole:
+            unread |= answer.lacking
+            found.update({folder: asked for folder, asked in answer.found.items() if folder not in unread})
         below = {item for folder, asked in found.items() for item, _ in _below(folder, asked)}
         waiting = sorted(below - found.keys() - unread)
     raise MalformedError(f"the Makefiles lead into more than {len(found)} folders, {MAX_DEPTH} deep")
@@ -297,15 +321,15 @@ def gather(
     """
     libraries = frozenset(libraries)
     objects: dict[str, dict[str, None]] = {}
-    apart: set[str] = set(beside)
+    apart = {_bare(path) for path in beside}
     modules: set[str] = set()
 
     def note(folder: str, name: str, holder: str | None) -> None:
         path = normpath(f"{folder}/{name}")
         if holder is None or not path.endswith(".o"):
-            apart.add(path)
+            apart.add(_bare(path))
         else:
-            objects.setdefault(path.removesuffix(".o"), {})[holder] = None
+            objects.setdefault(_bare(path), {})[holder] = None
 
     for folder, way in _ways(found).items():
         asked = found[folder]
@@ -324,6 +348,10 @@ def gather(
             note(folder, name, None)
     held = {path: tuple(sorted(holders)) for path, holders in sorted(objects.items())}
     return Told(held, frozenset(apart), frozenset(modules), frozenset(unread))
+
+
+def _bare(path: str) -> str:
+    return path[:-2] if path.endswith((".o", ".c", ".S")) else path
 
 
 def _ways(found: Mapping[str, Asked]) -> dict[str, Way]:

@@ -20,15 +20,17 @@ from pathlib import Path
 from kmend.core import document
 from kmend.core.cache import cache_root, locked
 from kmend.core.durable import sync_folder, write_durably
-from kmend.core.errors import KmendError, SystemProblemError
+from kmend.core.errors import KmendError, MalformedError, SystemProblemError
 from kmend.core.facts import KernelFacts, KernelModule
 from kmend.core.kernel import KernelIdentity, KernelRef
+from kmend.core.process import ProgramFailedError
 from kmend.core.scratch import abandoned_folders, is_scratch, scratch_folder
 from kmend.factory.kernels.environment import known_packages, require_packages
 from kmend.factory.kernels.exports import Exports
 from kmend.factory.kernels.included import compiled, is_elsewhere
 from kmend.factory.kernels.indexing import KernelError, make_index
 from kmend.factory.kernels.kallsyms import Kallsyms
+from kmend.factory.kernels.makefiles import Told, evaluate
 from kmend.factory.kernels.packages import available_versions, fetch_package, unpack
 from kmend.factory.kernels.sources import not_needed, unpack_sources
 from kmend.factory.kernels.tree import SourceTree, check_toolchain, included_sources, prepare_tree, read_config
@@ -213,9 +215,29 @@ class Kernel(KernelIndex):
     def facts(self) -> KernelFacts:
         """The facts document."""
         top = self.folder / "tree"
-        there = (path.relative_to(top).as_posix() for suffix in (".c", ".S") for path in top.rglob(f"*{suffix}"))
-        known = compiled(self.units, self.included_in, there, is_elsewhere)
+        there = {path.relative_to(top).as_posix() for suffix in (".c", ".S") for path in top.rglob(f"*{suffix}")}
+        told = self._told
+        # Debug information does not know of assembly without instructions, nor of that whose line tables name another file.
+        assembly = {
+            f"{name}.S": holders
+            for name, holders in (told.objects.items() if told else ())
+            if f"{name}.S" in there and f"{name}.c" not in there
+        }
+
+        def is_open(file: str) -> bool:
+            return is_elsewhere(file) or (file.endswith(".S") and (told is None or file[:-2] in told.apart))
+
+        known = compiled({**assembly, **self.units}, self.included_in, sorted(there), is_open)
         return KernelFacts(self.identity, known.sources, self.modules, self.config, known.left_out)
+
+    @cached_property
+    def _told(self) -> Told | None:
+        """What the tree's Makefiles ask for."""
+        try:
+            return evaluate(self.folder / "tree", self.config)
+        except (MalformedError, ProgramFailedError) as problem:
+            _logger.warning("assembly is left open: %s", problem.message)
+            return None
 
     @cached_property
     def included_in(self) -> dict[str, tuple[str, ...]]:

@@ -132,7 +132,6 @@ def assemble(told: Told, tree: Outline, shipped: Iterable[str]) -> Compiled:
             lost.add(_stem(name))
         else:
             units[source] = holders
-    apart = {path.rpartition(".")[0] for path in told.apart if path.endswith((".o", *_SUFFIXES))}
     unread = {f"{folder}/" for folder in told.unread}
     for path in (path.partition("/kernel/")[2] for path in shipped):
         if path not in told.modules:
@@ -143,7 +142,7 @@ def assemble(told: Told, tree: Outline, shipped: Iterable[str]) -> Compiled:
         name = file.rpartition(".")[0]
         return (
             is_elsewhere(file)
-            or name in apart
+            or name in told.apart
             or name in told.objects
             or _stem(name) in lost
             or any(file.startswith(folder) for folder in unread)

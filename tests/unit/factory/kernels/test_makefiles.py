@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmend.core.errors import MalformedError
-from kmend.factory.kernels.makefiles import Asked, Told, as_makefile, evaluate, is_makefile, read, walk
+from kmend.factory.kernels.makefiles import Answer, Asked, Told, as_makefile, evaluate, is_makefile, read, walk
 
 TOP = """\
 obj-y += init/ arch/$(SRCARCH)/ $(ARCH_CORE) kernel/
@@ -99,7 +99,7 @@ def test_conditions_functions_and_noise(tmp_path: Path) -> None:
             "obj-$(subst m,y,$(CONFIG_BIG)) += af.o\n"
             "ifeq ($(CONFIG_UNIX)$(CONFIG_DIAG),ym)\nobj-y += cond.o\nelse\nobj-y += wrong.o\nendif\n"
             "ifdef CONFIG_OFF\nobj-y += off.o\nendif\n"
-            "ifneq ($(CONFIG_NAME),it's \"x\" # y $$)\nobj-y += name.o\nendif\n"
+            "ifneq ($(CONFIG_NAME),it's \"x\" $$y)\nobj-y += name.o\nendif\n"
             "big-objs := $(addprefix parts/,a.o b.o) $(patsubst %,c%.o,1 2)\nobj-$(CONFIG_BIG) += big.o\n"
             "include $(srctree)/net/more.mk\n-include $(src)/none.mk\n"
             "$(obj)/gen.c: $(src)/gen.pl FORCE\n\t$(call if_changed,perl)\n"
@@ -107,13 +107,13 @@ def test_conditions_functions_and_noise(tmp_path: Path) -> None:
             "targets += gen.c\nextra-y += vmlinux.lds apart.o\nhostprogs := tool\n"
         ),
         "net/more.mk": "obj-y += included.o ../kernel/odd.o\n",
-    }, {**CONFIG, "CONFIG_NAME": '"it\'s \\"x\\" # y $"'})  # fmt: skip
+    }, {**CONFIG, "CONFIG_NAME": '"it\'s \\"x\\" $y"'})  # fmt: skip
     assert objects(found, "net") == {
         "af": ("vmlinux",), "cond": ("vmlinux",), "included": ("vmlinux",), "parts/a": ("big",), "parts/b": ("big",),
         "c1": ("big",), "c2": ("big",),
     }  # fmt: skip
     assert found.objects["kernel/odd"] == ("vmlinux",)
-    assert found.apart == {"net/gen.c", "net/vmlinux.lds", "net/apart.o"}
+    assert found.apart == {"net/gen", "net/vmlinux.lds", "net/apart"}
 
 
 def test_folders_and_the_way_to_them(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_folders_and_the_way_to_them(tmp_path: Path) -> None:
         "mod/x": ("x",), "mod/below/y-z": ("y_z",), "both/kbuild": ("vmlinux",),
     }  # fmt: skip
     assert found.modules == {"net/core/deep/er/leaf.ko", "net/mod/x.ko", "net/mod/below/y-z.ko"}
-    assert found.apart == {"net/mod/lost.o", "net/prog/p.o", "net/prog/q.o", "net/prog/r.o"}
+    assert found.apart == {"net/mod/lost", "net/prog/p", "net/prog/q", "net/prog/r"}
 
 
 def test_a_folder_sees_nothing_of_another(tmp_path: Path) -> None:
@@ -159,9 +159,22 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
     assert found.unread == {"net/bad", "net/none", "net/deeper"}
 
 
+def test_an_include_that_is_not_there(tmp_path: Path) -> None:
+    found = told(tmp_path, {
+        "net/Makefile": "obj-y += a/ b/ c/ bad/\n",
+        "net/a/Makefile": "obj-y += x.o\ninclude $(src)/none.mk\n",
+        "net/b/Makefile": "obj-y += y.o\ninclude $(srctree)/net/apart/part.mk\n-include none.mk\n",
+        "net/apart/part.mk": "include net/apart/none.mk\n",
+        "net/c/Makefile": "obj-y += z.o\n",
+        "net/bad/Makefile": "endif\n",
+    })  # fmt: skip
+    assert objects(found, "net") == {"b/y": ("vmlinux",), "c/z": ("vmlinux",)}
+    assert found.unread == {"net/a", "net/apart", "net/bad"}
+
+
 def test_the_linking_script_compiles_too(tmp_path: Path) -> None:
     script = 'objs="${objs} init/version-timestamp.o"\nnm .tmp_vmlinux.o /x/y.o ${kallsymso}.o\n'
-    assert told(tmp_path, {"net/Makefile": "", "scripts/link-vmlinux.sh": script}).apart == {"init/version-timestamp.o"}
+    assert told(tmp_path, {"net/Makefile": "", "scripts/link-vmlinux.sh": script}).apart == {"init/version-timestamp"}
 
 
 def test_nothing_of_the_tree_is_run(tmp_path: Path) -> None:
@@ -186,8 +199,8 @@ def test_top_makefiles_that_make_does_not_take(tmp_path: Path) -> None:
 
 
 def test_folders_without_end() -> None:
-    def ask(folders: Sequence[str]) -> dict[str, Asked]:
-        return {folder: Asked({}, {}, below_built_in=("deeper/",)) for folder in folders}
+    def ask(folders: Sequence[str]) -> Answer:
+        return Answer({folder: Asked({}, {}, below_built_in=("deeper/",)) for folder in folders}, (), whole=True)
 
     with pytest.raises(MalformedError, match="lead into more than"):
         walk(ask)
@@ -195,13 +208,14 @@ def test_folders_without_end() -> None:
 
 def test_names_that_are_no_folders() -> None:
     lines = ["folder .", "below-built-in a/ ../up/ $(x)/ b;c/ /etc/ -f/ d/./e/ f/../g/", "apart"]
-    found, libraries = read("".join(f"kmend-told {line}\n" for line in ["libraries lib/ |x/", *lines]))
-    assert found["."].below_built_in == ("a", "../up", "d/e", "g")
-    assert libraries == ("lib",)
+    answer = read("".join(f"kmend-told {line}\n" for line in ["libraries lib/ |x/", *lines, "end"]))
+    assert answer.found["."].below_built_in == ("a", "../up", "d/e", "g")
+    assert (answer.libraries, answer.whole) == (("lib",), True)
 
 
 def test_what_was_not_told_to_its_end_does_not_count() -> None:
-    assert read("kmend-told folder net\nkmend-told built-in a.o a.o\nkmend-told library\nnoise\n")[0] == {}
+    answer = read("kmend-told folder net\nkmend-told built-in a.o a.o\nkmend-told library\nnoise\n")
+    assert answer == Answer({}, (), whole=False)
 
 
 def test_a_configuration() -> None:
