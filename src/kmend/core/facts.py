@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from kmend.core.kernel import KernelIdentity
@@ -26,6 +27,15 @@ class KernelModule:
     depends: tuple[str, ...]
 
 
+class MadeFrom(str, enum.Enum):
+    """What says which source files were compiled."""
+
+    DEBUG_INFORMATION = "debug information"
+    """The compiler's own word, in the shipped binaries."""
+    KBUILD = "kbuild"
+    """The source's Makefiles and the distro's configuration: what the build was told to compile."""
+
+
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
     """A versioned document.
@@ -34,8 +44,9 @@ class KernelFacts:
         sources: source file -> the objects that hold it: `vmlinux` or module names; files that others include are among them.
         modules: every module that the distro ships.
         config: option -> value.
-        left_out: source files that the tree has, and of which nothing was compiled. A file that stands neither there nor in
-            `sources` is not in this tree, or not under that name.
+        left_out: source files that the tree has, and of which nothing was compiled. Of a file that stands neither there nor in
+            `sources` nothing is known: it is not in this tree under that name, or whether it was compiled cannot be told.
+        made_from: documents without it were made from debug information.
     """
 
     kernel: KernelIdentity
@@ -44,3 +55,4 @@ class KernelFacts:
     config: dict[str, str]
     left_out: tuple[str, ...] = ()
     format: str = "kmend-kernel-facts/1"
+    made_from: MadeFrom = MadeFrom.DEBUG_INFORMATION

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kmend.core.facts import KernelFacts
+from kmend.core.facts import KernelFacts, MadeFrom
 from kmend.intel.feeds.cna import CveRecord
 from kmend.intel.ranges import is_vulnerable
 from kmend.intel.versions import KernelVersion
@@ -158,12 +158,15 @@ def locate(files: Iterable[str], facts: KernelFacts | None) -> tuple[Presence, t
         elif name.startswith("arch/") and not name.startswith(own):
             lines.append(f"{name} is of another architecture")
         elif name in left_out:
-            lines.append(f"{name} was not compiled")
+            by = " by the source's Makefiles" if facts.made_from is MadeFrom.KBUILD else ""
+            lines.append(f"{name} was not compiled{by}")
         elif name.rpartition("/")[2].startswith(("Kconfig", "Makefile")):
             lines.append(f"{name} holds no code")
         else:
             open_questions = True
-            what = "is not in this tree under that name" if name.endswith(_CODE) else "is no translation unit"
+            what = "is no translation unit"
+            if name.endswith(_CODE):
+                what = "is not in this tree under that name, or whether it was compiled cannot be told"
             lines.append(f"{name} {what}")
     if not named:
         lines.append("the record names no file of the kernel's")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kmend.core.errors import MalformedError
-from kmend.core.facts import KernelFacts
+from kmend.core.facts import KernelFacts, MadeFrom
 from kmend.core.kernel import KernelIdentity
 from kmend.intel import Build, Presence, Reason, judge, outlook
 from kmend.intel.applicability import locate
@@ -54,6 +56,16 @@ def test_where_the_code_is(files: tuple[str, ...], presence: Presence, affected:
     found = judge("CVE-2026-3001", record(*files), BUILD)
     assert (found.presence, found.affected) == (presence, affected)
     assert found.evidence
+
+
+def test_facts_by_kbuild_say_so() -> None:
+    facts = replace(FACTS, made_from=MadeFrom.KBUILD)
+    assert locate(["drivers/gpu/host1x/dev.c"], facts)[2] == (
+        "drivers/gpu/host1x/dev.c was not compiled by the source's Makefiles",
+    )
+    presence, _, lines = locate(["drivers/gpu/host1x/dev.c", "arch/x86/boot/compressed/misc.c"], facts)
+    assert presence is Presence.UNKNOWN
+    assert lines[1].endswith("or whether it was compiled cannot be told")
 
 
 def test_what_takes_a_cve_away() -> None:

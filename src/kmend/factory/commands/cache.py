@@ -14,6 +14,7 @@ from kmend.factory.desk.companion import STORE
 
 _HOLDS = {
     "companions": "debug companions of livepatches, by module name, for decode; made again by reproduce",
+    "facts": "kernel facts made without preparing the kernel; made again by kernel facts --quick",
     "kernels": "prepared kernels: index, source tree, compiled originals, debug files; made again by kernel prepare",
     "lab": "what virtual machines are made of; made again when one is booted",
     "packages": "the distro's packages; downloaded again, if the archive still has them",

@@ -12,6 +12,7 @@ from kmend.core.kernel import KernelRef
 from kmend.factory.commands.output import json_option, print_json, say, say_error, step
 from kmend.factory.commands.parameters import KERNEL_REF, check_output_file
 from kmend.factory.kernels.prepared import Kernel, damaged_kernels, prepare, prepared_kernels, prune
+from kmend.factory.kernels.quickfacts import quick_facts
 
 
 @click.group()
@@ -89,11 +90,16 @@ def _summary(kernel: Kernel) -> dict[str, object]:
 @command.command("facts")
 @click.argument("ref", type=KERNEL_REF)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write them there instead of to standard output.")
+@click.option("--quick", is_flag=True, help="If the kernel is not prepared, do not: ask its source's Makefiles.")
 @json_option
-def facts(ref: KernelRef, output: Path | None, as_json: bool) -> None:
-    """The kernel's facts as a JSON document: files compiled, modules, configuration."""
+def facts(ref: KernelRef, output: Path | None, quick: bool, as_json: bool) -> None:
+    """The kernel's facts as a JSON document: files compiled, modules, configuration.
+
+    They are made from the kernel's debug information, for which it is prepared. With --quick they may be made from what its build
+    was told to compile: image and source package are enough then, and `made_from` is `kbuild`.
+    """
     check_output_file(output)
-    found = document.encode(prepare(ref).facts())
+    found = document.encode(quick_facts(ref) if quick else prepare(ref).facts())
     if output is None:
         click.echo(found)
     else:

@@ -77,7 +77,7 @@ def make_index(debug: Package, image: Package, ref: KernelRef, folder: Path) -> 
         for member in inside.members():
             if member.path.endswith(".ko"):
                 details = module_details(_reader(inside, member), member.size)
-                shipped.append(_module(member.path, details))
+                shipped.append(module_record(member.path, details))
                 builds.add((details.info.get("vermagic", [""])[0], details.struct_size))
     if len(builds) != 1:
         raise KernelError(f"the modules of {image.path.name} are not of one build: {sorted(builds)}", hint="report it")
@@ -126,7 +126,8 @@ def _note(units: dict[str, list[str]], sources: Iterable[str], where: str) -> No
         units.setdefault(_GENERATED_OUTSIDE.sub("", source, count=1), []).append(where)
 
 
-def _module(path: str, details: ModuleDetails) -> KernelModule:
+def module_record(path: str, details: ModuleDetails) -> KernelModule:
+    """A module that the distro ships, by its path in the image package and by what it says of itself."""
     info = details.info
     depends = info.get("depends", [""])[0]
     return KernelModule(

@@ -20,14 +20,17 @@ from pathlib import Path
 from kmend.core import document
 from kmend.core.cache import cache_root, locked
 from kmend.core.durable import sync_folder, write_durably
-from kmend.core.errors import KmendError, SystemProblemError
+from kmend.core.errors import KmendError, MalformedError, SystemProblemError
 from kmend.core.facts import KernelFacts, KernelModule
 from kmend.core.kernel import KernelIdentity, KernelRef
+from kmend.core.process import ProgramFailedError
 from kmend.core.scratch import abandoned_folders, is_scratch, scratch_folder
 from kmend.factory.kernels.environment import known_packages, require_packages
 from kmend.factory.kernels.exports import Exports
+from kmend.factory.kernels.included import compiled, is_elsewhere
 from kmend.factory.kernels.indexing import KernelError, make_index
 from kmend.factory.kernels.kallsyms import Kallsyms
+from kmend.factory.kernels.makefiles import Told, evaluate
 from kmend.factory.kernels.packages import available_versions, fetch_package, unpack
 from kmend.factory.kernels.sources import not_needed, unpack_sources
 from kmend.factory.kernels.tree import SourceTree, check_toolchain, included_sources, prepare_tree, read_config
@@ -41,10 +44,6 @@ _RECORD = "prepared.json"
 _USE = "use.lock"
 """Locked, shared, by every process that works with the kernel."""
 _logger = logging.getLogger(__name__)
-_ELSEWHERE = re.compile(
-    r"arch/[^/]+/(boot|realmode|purgatory|entry/vdso|kernel/vdso|vdso|kvm/hyp/nvhe)/|drivers/firmware/efi/libstub/"
-)
-"""Compiled, and linked into something that is neither vmlinux nor a module of its own; the index does not know of it."""
 _BUILD_FOLDER = re.compile(r"/.+/linux-[^/]+/")
 
 
@@ -215,33 +214,30 @@ class Kernel(KernelIndex):
 
     def facts(self) -> KernelFacts:
         """The facts document."""
-        sources: dict[str, set[str]] = {name: set(objects) for name, objects in self.units.items()}
-        for name in self.included_in:
-            holders = {item for unit in self._units_with(name) for item in self.units[unit]}
-            if holders:
-                sources.setdefault(name, set()).update(holders)
         top = self.folder / "tree"
-        there = (path.relative_to(top).as_posix() for suffix in (".c", ".S") for path in top.rglob(f"*{suffix}"))
-        return KernelFacts(
-            self.identity,
-            {name: tuple(sorted(objects)) for name, objects in sorted(sources.items())},
-            self.modules,
-            self.config,
-            tuple(sorted(name for name in there if name not in sources and not _ELSEWHERE.match(name))),
-        )
+        there = {path.relative_to(top).as_posix() for suffix in (".c", ".S") for path in top.rglob(f"*{suffix}")}
+        told = self._told
+        # Debug information does not know of assembly without instructions, nor of that whose line tables name another file.
+        assembly = {
+            f"{name}.S": holders
+            for name, holders in (told.objects.items() if told else ())
+            if f"{name}.S" in there and f"{name}.c" not in there
+        }
 
-    def _units_with(self, name: str) -> set[str]:
-        """The translation units that include a file, over others too."""
-        found: set[str] = set()
-        waiting, seen = [name], {name}
-        while waiting:
-            for file in self.included_in.get(waiting.pop(), ()):
-                if file in self.units:
-                    found.add(file)
-                if file not in seen:
-                    seen.add(file)
-                    waiting.append(file)
-        return found
+        def is_open(file: str) -> bool:
+            return is_elsewhere(file) or (file.endswith(".S") and (told is None or file[:-2] in told.apart))
+
+        known = compiled({**assembly, **self.units}, self.included_in, sorted(there), is_open)
+        return KernelFacts(self.identity, known.sources, self.modules, self.config, known.left_out)
+
+    @cached_property
+    def _told(self) -> Told | None:
+        """What the tree's Makefiles ask for."""
+        try:
+            return evaluate(self.folder / "tree", self.config)
+        except (MalformedError, ProgramFailedError) as problem:
+            _logger.warning("assembly is left open: %s", problem.message)
+            return None
 
     @cached_property
     def included_in(self) -> dict[str, tuple[str, ...]]:
@@ -290,6 +286,16 @@ def kernel_folder(ref: KernelRef) -> Path:
 def prepared_kernels() -> tuple[Kernel, ...]:
     """Every sound kernel that is prepared in this cache."""
     return tuple(kernel for kernel in _kept_kernels() if isinstance(kernel, Kernel))
+
+
+def prepared_kernel(ref: KernelRef) -> Kernel | None:
+    """The kernel that `ref` names with its version, if it is prepared.
+
+    Raises:
+        DamagedKernelError: what is kept of it cannot be read.
+    """
+    kernel = _opened(kernel_folder(ref))
+    return kernel.hold() if kernel is not None else None
 
 
 def damaged_kernels() -> tuple[DamagedKernelError, ...]:

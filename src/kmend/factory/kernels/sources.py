@@ -15,10 +15,10 @@ import signal
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from kmend.core.cache import cache_root, locked
 from kmend.core.durable import write_durably
@@ -144,6 +144,28 @@ def unpack_sources(version: str, folder: Path, excluded: Sequence[str] = NOT_FOR
     _tar(package, ["--strip-components=1", "--anchored", "--wildcards", "--no-wildcards-match-slash", *options], folder)
 
 
+@contextmanager
+def source_stream(package: Package) -> Iterator[IO[bytes]]:
+    """The tar archive of the source tree that a source package holds, decompressed, as a stream.
+
+    Raises:
+        PackageProblemError: the package cannot be read to its end.
+    """
+    with tempfile.TemporaryFile() as complaints, ExitStack() as guarded:
+        children = _started(_decompressing(package), guarded, complaints)
+        stream = cast(IO[bytes], children[-1].stdout)
+        with stream:
+            yield stream
+            while stream.read(1024 * 1024):
+                pass
+        # dpkg-deb may end by SIGPIPE: the archive is not the package's last file, or is followed by padding.
+        if any([child.wait() for child in children][1:]):
+            raise PackageProblemError(
+                f"the source in {package.path} cannot be read: {_text(complaints)[:300]}",
+                hint="if the package is damaged, delete it: it will be downloaded again",
+            )
+
+
 def not_needed(config: Mapping[str, str]) -> tuple[str, ...]:
     """Patterns of what a tree with that configuration can do without."""
     return (*NOT_FOR_X86, *(folder for option, folder in _BULKY.items() if config.get(option, "n") == "n"))
@@ -223,13 +245,7 @@ def _tar(package: Package, options: Sequence[str], folder: Path, *, missing_allo
     ends by SIGPIPE, and those before it as they like. That a file is missing is believed only if the archive was
     read to its end without error.
     """
-    stages = [
-        ["dpkg-deb", "--fsys-tarfile", os.fspath(package.path)],
-        ["tar", "--extract", "--to-stdout", "--occurrence", f"./usr/src/{package.name}.tar.xz"],
-        # Threads of xz hand over blocks in memory that is mapped anew for each: twice as much work as decompressing.
-        ["xz", "--decompress", "--stdout", "--threads=1"],
-        ["tar", "--extract", "--no-same-owner", *options],
-    ]
+    stages = [*_decompressing(package), ["tar", "--extract", "--no-same-owner", *options]]
     with tempfile.TemporaryFile() as upstream, tempfile.TemporaryFile() as last:
         statuses = _pipe(stages, folder, upstream, last)
         complaint = _text(upstream) if any(statuses[:-1]) else ""
@@ -252,32 +268,59 @@ def _tar(package: Package, options: Sequence[str], folder: Path, *, missing_allo
     )
 
 
+def _decompressing(package: Package) -> list[list[str]]:
+    """The programs that lead from the package to the source's tar archive."""
+    return [
+        ["dpkg-deb", "--fsys-tarfile", os.fspath(package.path)],
+        ["tar", "--extract", "--to-stdout", "--occurrence", f"./usr/src/{package.name}.tar.xz"],
+        # Threads of xz hand over blocks in memory that is mapped anew for each: twice as much work as decompressing.
+        ["xz", "--decompress", "--stdout", "--threads=1"],
+    ]
+
+
 def _pipe(stages: Sequence[Sequence[str]], folder: Path, upstream: IO[bytes], last: IO[bytes]) -> list[int]:
     """The exit statuses of the stages; the last one works in `folder`; complaints go to the two files."""
-    environment = dict(os.environ, LC_ALL="C.UTF-8")
-    children: list[subprocess.Popen[bytes]] = []
     with ExitStack() as guarded:
+        children = _started(stages, guarded, upstream, final=(folder, last))
         try:
-            for stage in stages:
-                final = len(children) == len(stages) - 1
-                child = subprocess.Popen(
-                    stage,
-                    stdin=children[-1].stdout if children else subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL if final else subprocess.PIPE,
-                    stderr=last if final else upstream,
-                    cwd=folder if final else None,
-                    env=environment,
-                    start_new_session=True,
-                )
-                guarded.enter_context(supervised(child))
-                if children and children[-1].stdout is not None:
-                    children[-1].stdout.close()
-                children.append(child)
             return [child.wait(timeout=UNPACK_TIMEOUT) for child in reversed(children)][::-1]
-        except OSError as problem:
-            raise SystemProblemError(f"cannot run {stages[len(children)][0]}: {problem.strerror}") from problem
         except subprocess.TimeoutExpired:
             raise PackageProblemError(f"not unpacked within {UNPACK_TIMEOUT} s: {stages[0][-1]}") from None
+
+
+def _started(
+    stages: Sequence[Sequence[str]],
+    guarded: ExitStack,
+    complaints: IO[bytes],
+    final: tuple[Path, IO[bytes]] | None = None,
+) -> list[subprocess.Popen[bytes]]:
+    """The stages as a running pipeline, ended when `guarded` is left.
+
+    Args:
+        final: where the last stage works, and where its complaints go; it prints nothing then, else what it prints is to be read.
+    """
+    environment = dict(os.environ, LC_ALL="C.UTF-8")
+    children: list[subprocess.Popen[bytes]] = []
+    for number, stage in enumerate(stages):
+        folder, errors = final if final and number == len(stages) - 1 else (None, complaints)
+        try:
+            child = subprocess.Popen(
+                stage,
+                stdin=children[-1].stdout if children else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if folder else subprocess.PIPE,
+                stderr=errors,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+                bufsize=1024 * 1024,
+            )
+        except OSError as problem:
+            raise SystemProblemError(f"cannot run {stage[0]}: {problem.strerror}") from problem
+        guarded.enter_context(supervised(child))
+        if children and children[-1].stdout is not None:
+            children[-1].stdout.close()
+        children.append(child)
+    return children
 
 
 def _text(stream: IO[bytes]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from kmend.core.durable import write_durably
 from kmend.core.errors import KmendError
 from kmend.core.process import ProgramFailedError, run
+from kmend.factory.kernels.included import resolved
 from kmend.factory.kernels.kbuild import by_starting_folder, exported_variables
 
 SECTION_FLAGS = "-ffunction-sections -fdata-sections"
@@ -271,7 +272,6 @@ def _compare_generated(source: Path, headers: Path) -> None:
 
 def included_sources(tree: Path) -> dict[str, list[str]]:
     """Every `.c` file of the tree that another file includes -> the files that do so, by the text of their `#include` lines."""
-    found: dict[str, list[str]] = {}
     lines = run(
         [
             "grep",
@@ -285,15 +285,10 @@ def included_sources(tree: Path) -> dict[str, list[str]]:
         environment=build_environment(),
         check=False,
     ).text
+    named = []
     for line in lines.splitlines():
         holder, _, text = line.partition(":")
         match = re.search(r'["<]([^">]+)[">]', text)
-        if match is None:
-            continue
-        holder = posixpath.normpath(holder)
-        beside = posixpath.normpath(posixpath.join(posixpath.dirname(holder), match[1]))
-        for candidate in (beside, posixpath.normpath(match[1]), f"include/{match[1]}"):
-            if (tree / candidate).is_file():
-                found.setdefault(candidate, []).append(holder)
-                break
-    return found
+        if match is not None:
+            named.append((posixpath.normpath(holder), match[1]))
+    return resolved(named, lambda file: (tree / file).is_file())

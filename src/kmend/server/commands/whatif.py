@@ -34,7 +34,7 @@ _SHOWN = 10
 def command(kernel: str, cna: Path | None, facts: Path | None, listed: str | None, as_json: bool) -> None:
     """What stands open on a kernel of Debian's: CVEs that later uploads close, and whose code it has."""
     now = int(time.time())
-    known = facts_of(_ref(kernel), facts)
+    known = facts_of(_ref(kernel), facts, quick=True)
     package = KernelRef.parse(known.kernel.ref).package
     if package is None:
         raise UsageError(f"the facts of {known.kernel.ref} do not name a package version")
@@ -46,7 +46,7 @@ def command(kernel: str, cna: Path | None, facts: Path | None, listed: str | Non
     )  # fmt: skip
     feeds: dict[str, object] = {
         "debian-changelog": {"version": written.version, "age_seconds": max(0, now - written.asked_at)},
-        "kernel-facts": {"build_id": known.kernel.build_id},
+        "kernel-facts": {"build_id": known.kernel.build_id, "made_from": known.made_from.value},
         "cna": None
         if records is None
         else {"records": len(records.records), "set_aside": len(records.aside), "age_seconds": max(0, now - age)},

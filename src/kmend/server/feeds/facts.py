@@ -16,12 +16,13 @@ MAX_BYTES = 32 * 1024 * 1024
 _PROGRAM = "kmend-factory"
 
 
-def facts_of(ref: str, file: Path | None = None) -> KernelFacts:
+def facts_of(ref: str, file: Path | None = None, *, quick: bool = False) -> KernelFacts:
     """The facts of a kernel build.
 
     Args:
         ref: a kernel ref, `debian:6.1.0-50-amd64`.
         file: with the document; None asks `kmend-factory`, which looks into the kernel's packages if it has not yet.
+        quick: do not have the kernel prepared for them; they are made from its source's Makefiles then.
 
     Raises:
         FeedError: they cannot be had.
@@ -37,7 +38,7 @@ def facts_of(ref: str, file: Path | None = None) -> KernelFacts:
             hint="install the extra `factory`, or bring them: kmend-factory kernel facts REF -o FILE, and --facts FILE here",
         )
     try:
-        found = run([program, "kernel", "facts", ref, "--json"], timeout=1800)
+        found = run([program, "kernel", "facts", ref, *(["--quick"] if quick else []), "--json"], timeout=1800)
     except ProgramFailedError as problem:
         lines = [line.strip() for line in problem.output.splitlines()]
         told = [line.partition(": ")[2] for line in lines if line.lower().startswith("error: ")]
