@@ -19,6 +19,7 @@ from kmend.core.wire import Answer, Enrolled, HeldLevel, RunningBuild
 from kmend.server.config import ServerConfig, ServerSection
 from kmend.server.evidence import inventory, making, signing
 from kmend.server.evidence.container import Pack, Writer
+from kmend.server.evidence.countersigning import countersign
 from kmend.server.evidence.documents import COUNTERSIGNATURES, MANIFEST, SIGNATURE, PackManifest
 from kmend.server.evidence.gathering import Wanted
 from kmend.server.evidence.verifying import Outcome, Trusted, verify
@@ -128,8 +129,6 @@ class Yard:
         return path
 
     def countersign(self, path: Path, role: str = "recall") -> None:
-        from kmend.server.evidence.countersigning import countersign
-
         key = signing.private_key(self.press.keys / f"offline/{role}-1.pem", lambda _: b"")
         countersign(path, key, name="An Auditor", note="seen", at=self.press.now)
 
