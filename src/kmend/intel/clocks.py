@@ -16,10 +16,11 @@ _FIX_THERE = frozenset({Word.PENDING, Word.AVAILABLE, Word.WITHHELD, Word.BLOCKE
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From then on a verdict held. `at` is in seconds since 1970-01-01 UTC."""
+    """From then on a verdict held, with that detail. `at` is in seconds since 1970-01-01 UTC."""
 
     at: int
     word: Word
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Clocks:
         closed_since: since when it has been closed; None while it is open.
         exposed: seconds in which it was open.
         reopened: how often it was closed and open again.
+        since: since when the present verdict holds; None if there is none.
     """
 
     open_since: int | None
@@ -39,6 +41,7 @@ class Clocks:
     closed_since: int | None
     exposed: int
     reopened: int
+    since: int | None = None
 
 
 def clocks(changes: Iterable[Change], now: int, *, published: int = 0, fix_published: int | None = None) -> Clocks:
@@ -46,17 +49,25 @@ def clocks(changes: Iterable[Change], now: int, *, published: int = 0, fix_publi
 
     Args:
         changes: in any order.
-        published: when the CVE was; nothing is open before that.
+        published: when the CVE was; nothing is open before that, and what had been closed by then never was.
         fix_published: when the first thing that closes it was published, if that is known better than by the verdicts.
     """
-    ordered = sorted(changes, key=lambda change: change.at)
+    ordered: list[Change] = []
+    for change in sorted(changes, key=lambda change: change.at):
+        if ordered and change.at <= max(ordered[-1].at, published):
+            ordered.pop()
+        ordered.append(change)
     open_since: int | None = None
     fix_since = fix_published
     closed_since: int | None = None
     exposed = reopened = 0
     was_open: int | None = None
+    since: int | None = None
+    word: Word | None = None
     for change in ordered:
         at = max(change.at, published)
+        if change.word is not word:
+            since, word = at, change.word
         if change.word in CLOSED:
             if was_open is not None:
                 exposed += max(0, at - was_open)
@@ -73,4 +84,4 @@ def clocks(changes: Iterable[Change], now: int, *, published: int = 0, fix_publi
             fix_since = at
     if was_open is not None:
         exposed += max(0, now - was_open)
-    return Clocks(open_since, fix_since, closed_since, exposed, reopened)
+    return Clocks(open_since, fix_since, closed_since, exposed, reopened, since)

@@ -232,14 +232,17 @@ class RetentionSection:
 
     Attributes:
         reports: state reports; the last of each host always stays.
+        history: what verdicts rested on before; since when a CVE has stood open is known for longer.
         notices: what was sent.
     """
 
     reports: int = 400
+    history: int = 400
     notices: int = 30
 
     def __post_init__(self) -> None:
         _check_range("reports", self.reports, 1, 36_500)
+        _check_range("history", self.history, 1, 36_500)
         _check_range("notices", self.notices, 1, 36_500)
 
 

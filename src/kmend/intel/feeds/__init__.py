@@ -10,22 +10,26 @@ from kmend.intel.feeds.bod import BodRow, read_bod
 from kmend.intel.feeds.cna import Cna, CveRecord, read_archive, read_folder
 from kmend.intel.feeds.debian import DebianFix, DebianRelease, read_changelog
 from kmend.intel.feeds.epss import Epss, read_epss
+from kmend.intel.feeds.fedramp import Column, FedRamp, read_fedramp
 from kmend.intel.feeds.kev import Kev, KevEntry, read_kev
 
 __all__ = [
     "Aside",
     "BodRow",
     "Cna",
+    "Column",
     "CveRecord",
     "DebianFix",
     "DebianRelease",
     "Epss",
+    "FedRamp",
     "Kev",
     "KevEntry",
     "read_archive",
     "read_bod",
     "read_changelog",
     "read_epss",
+    "read_fedramp",
     "read_folder",
     "read_kev",
 ]

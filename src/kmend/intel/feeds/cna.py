@@ -6,6 +6,7 @@ forgets branches, and flags seven thousand CVEs of a patched 6.1 that are none.
 
 from __future__ import annotations
 
+import datetime
 import json
 import posixpath
 import re
@@ -36,6 +37,7 @@ class CveRecord:
         files: what the mainline fix changes, by mainline's paths; empty if the record does not say.
         commits: mainline commits that mend it.
         cvss: the CNA's vector, a worst case; empty where it decided to give none.
+        published_at: when it was, in seconds since 1970-01-01 UTC; None if the record does not say, as those of `vulns.git`.
     """
 
     cve: str
@@ -44,6 +46,7 @@ class CveRecord:
     files: tuple[str, ...]
     commits: tuple[str, ...]
     cvss: str = ""
+    published_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +147,14 @@ def _record(cve: str, kinds: dict[str, bytes]) -> CveRecord:
         raise MalformedError("there is no .dyad")
     if "json" not in kinds:
         raise MalformedError("there is no .json")
-    title, files = _of_json(cve, kinds["json"])
+    title, files, published = _of_json(cve, kinds["json"])
     commits = tuple(word for word in _text(kinds.get("sha1", b"")).split() if _COMMIT.fullmatch(word))
     vector = _VECTOR.search(_text(kinds.get("cvss", b"")).split("\n", 1)[0])
-    return CveRecord(cve, title, read_dyad(_text(kinds["dyad"])), files, commits, vector[0] if vector else "")
+    pairs = read_dyad(_text(kinds["dyad"]))
+    return CveRecord(cve, title, pairs, files, commits, vector[0] if vector else "", published)
 
 
-def _of_json(cve: str, content: bytes) -> tuple[str, tuple[str, ...]]:
+def _of_json(cve: str, content: bytes) -> tuple[str, tuple[str, ...], int | None]:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as problem:
@@ -165,7 +169,20 @@ def _of_json(cve: str, content: bytes) -> tuple[str, tuple[str, ...]]:
     for product in affected if isinstance(affected, list) else []:
         names = _at(product, "programFiles")
         files.update(dict.fromkeys(name for name in names if isinstance(name, str)) if isinstance(names, list) else {})
-    return (title[:500] if isinstance(title, str) else "", tuple(files))
+    published = _moment(_at(_at(document, "cveMetadata"), "datePublished"))
+    return (title[:500] if isinstance(title, str) else "", tuple(files), published)
+
+
+def _moment(text: object) -> int | None:
+    """A time of a CVE record, which is in UTC where it names no zone; None if it is none, or of another century."""
+    if not isinstance(text, str) or len(text) > 40:
+        return None
+    try:
+        found = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    zoned = found if found.tzinfo is not None else found.replace(tzinfo=datetime.timezone.utc)
+    return int(zoned.timestamp()) if 1999 <= zoned.year < 2100 else None
 
 
 def _at(document: object, name: str) -> object:

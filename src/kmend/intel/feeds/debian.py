@@ -7,6 +7,7 @@ it does not name may be mended all the same.
 
 from __future__ import annotations
 
+import email.utils
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ class DebianRelease:
     version: str
     date: str
     fixes: tuple[DebianFix, ...]
+
+    @property
+    def uploaded_at(self) -> int | None:
+        """The date in seconds since 1970-01-01 UTC; None if it cannot be read."""
+        try:
+            found = email.utils.parsedate_to_datetime(self.date[:100])
+        except (ValueError, IndexError, OverflowError):
+            return None
+        return int(found.timestamp()) if 1993 <= found.year < 2100 else None
 
 
 def read_changelog(text: str) -> tuple[DebianRelease, ...]:

@@ -38,16 +38,36 @@ class Permission(str, enum.Enum):
     PLANS = "plans"
     TOKENS = "tokens"
     CHANNELS = "channels"
+    POLICIES = "policies"
+    """Say what rings stand under."""
+    EXCEPTIONS = "exceptions"
+    """Ask for exceptions, and withdraw them; `approve` puts them in force."""
     AUDIT = "audit"
 
 
-FLEET_WIDE = frozenset({Permission.RINGS, Permission.PLANS, Permission.TOKENS, Permission.CHANNELS, Permission.AUDIT})
+FLEET_WIDE = frozenset(
+    {
+        Permission.RINGS,
+        Permission.PLANS,
+        Permission.TOKENS,
+        Permission.CHANNELS,
+        Permission.AUDIT,
+        Permission.POLICIES,
+    }
+)
 """Of the whole fleet: nobody who is bound to rings has them."""
 
 GRANTED: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: frozenset({Permission.READ}),
     Role.OPERATOR: frozenset(
-        {Permission.READ, Permission.HOSTS, Permission.KEYS, Permission.ROLLOUTS, Permission.PLANS}
+        {
+            Permission.READ,
+            Permission.HOSTS,
+            Permission.KEYS,
+            Permission.ROLLOUTS,
+            Permission.PLANS,
+            Permission.EXCEPTIONS,
+        }
     ),
     Role.APPROVER: frozenset({Permission.READ, Permission.APPROVE}),
     Role.AUDITOR: frozenset({Permission.READ, Permission.AUDIT}),

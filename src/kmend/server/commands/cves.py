@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from kmend.server.commands.client import connect
 from kmend.server.commands.hosts import id_of
 from kmend.server.commands.output import json_option, print_json, print_table
-from kmend.server.commands.times import moment
+from kmend.server.commands.times import moment, span
 
 
 @click.command()
@@ -60,9 +62,36 @@ def explain(context: click.Context, host: str, name: str | None, as_json: bool) 
         click.echo(f"  {found['title']}")
     for line in found["evidence"]:
         click.echo(f"  - {line}")
+    _print_clocks(found)
     for feed, (version, age) in sorted(found["feeds"].items()):
         click.echo(f"  {feed}: {version}, {age // 3600} h old")
+    for item in found["deadlines"]:
+        due = f"due {moment(item['due'])} UTC" if item["due"] is not None else "due with the next upgrade of the system"
+        late = ", missed" if item["overdue"] else ""
+        click.echo(f"  {item['name']}: {due}{late}" + (", secure traces first" if item["forensic"] else ""))
+    if found["accepted_until"] is not None:
+        click.echo(f"  accepted until {moment(found['accepted_until'])} UTC, by an exception")
     _print_stale(found["stale"])
+
+
+def _print_clocks(found: dict[str, Any]) -> None:
+    if found["published"]:
+        click.echo(f"  published, or first read of: {moment(found['published'])}")
+    for name, what in (
+        ("open_since", "first open here"),
+        ("fix_since", "something that closes it since"),
+        ("closed_since", "closed since"),
+    ):
+        if found[name] is not None:
+            click.echo(f"  {what}: {moment(found[name])}")
+    if found["open_since"] is not None:
+        again = f", open again {found['reopened']} times" if found["reopened"] else ""
+        click.echo(f"  open for {span(found['exposed'])} in all{again}")
+    for change in found["changes"]:
+        click.echo(
+            f"  {moment(change['at'])}  {change['verdict']}" + (f" ({change['detail']})" if change["detail"] else "")
+        )
+    click.echo(f"  rules: {found['rules']}, {found['applicability_rules']}")
 
 
 def _print_stale(names: list[str]) -> None:

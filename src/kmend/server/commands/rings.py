@@ -33,11 +33,19 @@ def list_rings(context: click.Context, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--position", type=click.IntRange(0, 10_000), default=100, show_default=True, help="Lower comes first.")
 @click.option("--description", default="")
+@click.option(
+    "--exposed/--not-exposed",
+    default=None,
+    help="Whether the internet reaches its hosts; without either nobody has said, and deadlines take it for yes.",
+)
 @json_option
 @click.pass_context
-def set_ring(context: click.Context, name: str, position: int, description: str, as_json: bool) -> None:
+def set_ring(
+    context: click.Context, name: str, position: int, description: str, exposed: bool | None, as_json: bool
+) -> None:
     """Make a ring, or change one."""
-    row = connect(context).put("rings", name, body={"position": position, "description": description})
+    body = {"position": position, "description": description, "exposed": exposed}
+    row = connect(context).put("rings", name, body=body)
     if as_json:
         print_json(row)
     else:

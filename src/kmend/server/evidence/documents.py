@@ -12,6 +12,7 @@ ABOUT, MANIFEST, SIGNATURE, COUNTERSIGNATURES = "about.json", "manifest.json", "
 AUDIT, POPULATION, INVENTORY, REPORTS, TIMELINES = "audit", "population", "inventory", "reports", "timelines"
 KERNELS, STATES, CVES, MANIFESTS, LEVELS, METADATA = "kernels", "states", "cves", "manifests", "levels", "metadata"
 APPROVALS, ROLLOUTS, FEEDS = "approvals", "rollouts", "feeds.json"
+POLICIES, EXCEPTIONS, DUE = "policies", "exceptions", "due"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,3 +281,73 @@ class RolloutRow:
     reason: str
     plan: str
     targets: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """A policy that a ring stood under in the period (`policies/`); the audit log has it too.
+
+    Attributes:
+        rows, assumed: JSON: its deadlines, and what it takes for true where nobody knows.
+        valid_from, valid_to: YYYY-MM-DD; not any more on the second.
+        approved_by: as it was said when it was set.
+        removed_at: also when another took its place; None while it stands.
+    """
+
+    id: str
+    ring: str
+    name: str
+    framework: str
+    rows: str
+    assumed: str
+    valid_from: str
+    valid_to: str
+    approved_by: str
+    created_at: int
+    created_by: str
+    removed_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionRow:
+    """An exception that was asked for before the period's end and had not ended before it began (`exceptions/`); audited too.
+
+    Attributes:
+        extent, subject: which hosts it is for.
+        control: what is done instead.
+        approved_at, withdrawn_at: None where it was not.
+    """
+
+    id: str
+    cve: str
+    extent: str
+    subject: str
+    reason: str
+    control: str
+    created_at: int
+    created_by: str
+    approved_at: int | None
+    approved_by: str
+    expires_at: int
+    withdrawn_at: int | None
+    withdrawn_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueRow:
+    """What a policy wants closed (`due/`): what was overdue when the pack was made, and what would be within thirty days.
+
+    Attributes:
+        policy: the row of a policy, by name.
+        hosts: on which the CVE is open and not accepted.
+        due, latest: the first and the last host's deadline, in seconds since 1970-01-01 UTC.
+    """
+
+    policy: str
+    cve: str
+    ring: str
+    hosts: int
+    due: int
+    latest: int
+    overdue: bool
+    forensic: bool

@@ -22,7 +22,7 @@ from kmend.core.manifest import Manifest
 from kmend.core.wire import MAX_REQUEST_BYTES, CheckIn
 from kmend.intel.verdicts import RULES
 from kmend.server.access import audit
-from kmend.server.evidence import documents, inventory, timelines
+from kmend.server.evidence import documents, inventory, ruling, timelines
 from kmend.server.evidence.container import Entry
 from kmend.server.evidence.documents import (
     About,
@@ -90,6 +90,9 @@ def gather(connection: Connection, wanted: Wanted, fetched: Fetched | None, add:
             add(_place(path), content)
     _add_lines(add, documents.ROLLOUTS, _rollouts(connection, wanted))
     _add_lines(add, documents.APPROVALS, _approvals(connection, wanted))
+    _add_lines(add, documents.POLICIES, ruling.policies(connection, wanted.since, wanted.until))
+    _add_lines(add, documents.EXCEPTIONS, ruling.exceptions(connection, wanted.since, wanted.until))
+    _add_lines(add, documents.DUE, ruling.due(connection, wanted.now, wanted.ring))
     add(documents.FEEDS, encode(_feeds(connection, wanted.now)))
     about = About(
         server=wanted.server, made_at=wanted.now, made_by=wanted.actor, since=wanted.since, until=wanted.until,
@@ -321,7 +324,7 @@ def _cves(connection: Connection, named: set[str]) -> Iterator[CveRow]:
             record.title if record is not None else "",
             record.cvss if record is not None else "",
             record is not None and record.rejected,
-            getattr(record, "published_at", None),
+            record.published_at if record is not None else None,
             signal.kev_added if signal is not None else None,
             signal.kev_due if signal is not None else None,
             signal.epss if signal is not None else None,

@@ -146,7 +146,7 @@ class _Desk:
         if names:
             return f"countersigned by {', '.join(names)}"
         if self.trusted.server_alone:
-            return "not asked for: policies, inventory, feeds and what CVEs mean rest on the server's word"
+            return "not asked for: feeds, what CVEs mean and what is overdue rest on the server's word"
         raise EvidenceError(
             "nobody whose key is known has countersigned it, so the server could have written parts of it anew"
         )
@@ -195,6 +195,10 @@ class _Desk:
         """Every approval is in the audit log, and the other way round."""
         return auditlog.check_approvals(self.reader, self.known_about(), self.log)
 
+    def policies(self) -> str:
+        """Policies and exceptions are those of the audit log, with who approved them."""
+        return auditlog.check_ruling(self.reader, self.known_about(), self.log)
+
 
 def verify(path: Path, trusted: Trusted) -> Outcome:
     """Run every check on a pack."""
@@ -217,6 +221,7 @@ def verify(path: Path, trusted: Trusted) -> Outcome:
         ("states", desk.states),
         ("timelines", desk.timelines),
         ("approvals", desk.approvals),
+        ("policies", desk.policies),
     ):
         desk.run(name, check)
     return Outcome(all(item.good for item in desk.findings), desk.about, tuple(desk.findings))

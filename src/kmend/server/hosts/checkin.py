@@ -17,7 +17,7 @@ from kmend.core.document import encode
 from kmend.core.manifest import sha256_hex
 from kmend.core.wire import Answer, CheckIn, Offer, Purpose, StateReport
 from kmend.server.access import audit
-from kmend.server.hosts import refusals, slots
+from kmend.server.hosts import periods, refusals, slots
 from kmend.server.hosts.directions import Directions
 from kmend.server.hosts.refusals import Refused
 from kmend.server.hosts.seen import Direction, Seen
@@ -410,6 +410,7 @@ def _write(
 ) -> None:
     if rows:
         connection.execute(_UPDATE, rows)
+    others: dict[str, periods.Standing] = {}
     for received, outcome in zip(batch, outcomes, strict=True):
         host = received.message.host
         if isinstance(outcome, Resync):
@@ -417,10 +418,15 @@ def _write(
         elif isinstance(outcome, Accepted):
             if outcome.changes:
                 connection.execute(update(hosts).where(hosts.c.id == host).values(**outcome.changes))
+                stands = periods.standing(known[host], outcome.changes)
+                if stands != periods.standing(known[host]):
+                    others[host] = stands
             if outcome.report is not None:
                 _keep(connection, received, now)
         elif outcome is refusals.CLONED and not now - TELL_CLONES_SECONDS < known[host].cloned_at <= now:
             _note_clone(connection, known[host], received, now)
+    if others:
+        periods.record(connection, others, now)
 
 
 def _keep(connection: Connection, received: Received, now: int) -> None:

@@ -25,6 +25,7 @@ class Ring:
     Attributes:
         position: rings are told in the order of these.
         hosts: how many are enrolled in it.
+        exposed: the internet reaches its hosts; None if nobody has said, which deadlines take for yes.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Ring:
     description: str
     created_at: int
     hosts: int = 0
+    exposed: bool | None = None
 
 
 def check_ring(name: str) -> str:
@@ -48,7 +50,7 @@ def listing(connection: Connection) -> tuple[Ring, ...]:
     ).subquery()
     query = select(rings, func.coalesce(count.c.count, 0).label("hosts")).outerjoin(count, count.c.ring == rings.c.name)
     found = connection.execute(query.order_by(rings.c.position, rings.c.name))
-    return tuple(Ring(row.name, row.position, row.description, row.created_at, row.hosts) for row in found)
+    return tuple(Ring(row.name, row.position, row.description, row.created_at, row.hosts, row.exposed) for row in found)
 
 
 def show(connection: Connection, name: str) -> Ring:
@@ -63,7 +65,16 @@ def show(connection: Connection, name: str) -> Ring:
     raise NotFoundError(f"there is no ring {name[:60]!r}", hint="kmend-server rings list")
 
 
-def put(connection: Connection, name: str, *, position: int, description: str, actor: str, now: int) -> Ring:
+def put(
+    connection: Connection,
+    name: str,
+    *,
+    position: int,
+    description: str,
+    actor: str,
+    now: int,
+    exposed: bool | None = None,
+) -> Ring:
     """Make a ring, or change one.
 
     Raises:
@@ -74,11 +85,11 @@ def put(connection: Connection, name: str, *, position: int, description: str, a
         raise InvalidError(
             f"a ring's position is 0 to {MAX_POSITION}, its description one line of {MAX_DESCRIPTION} characters"
         )
-    values = {"position": position, "description": description}
+    values = {"position": position, "description": description, "exposed": exposed}
     before = connection.execute(select(rings).where(rings.c.name == name).with_for_update()).first()
     if before is None:
         connection.execute(insert(rings).values(name=name, created_at=now, **values))
-    elif (before.position, before.description) != (position, description):
+    elif (before.position, before.description, before.exposed) != (position, description, exposed):
         connection.execute(update(rings).where(rings.c.name == name).values(**values))
     else:
         return show(connection, name)
@@ -95,7 +106,12 @@ def remove(connection: Connection, name: str, *, actor: str, now: int) -> None:
     """
     if connection.execute(select(rings.c.name).where(rings.c.name == name).with_for_update()).first() is None:
         return
-    for table, what in ((hosts, "hosts"), (tables.enrolment_keys, "enrolment keys"), (tables.ring_levels, "levels")):
+    for table, what in (
+        (hosts, "hosts"),
+        (tables.enrolment_keys, "enrolment keys"),
+        (tables.ring_levels, "levels"),
+        (tables.policies, "policies"),
+    ):
         if connection.execute(select(table.c.ring).where(table.c.ring == name).limit(1)).first() is not None:
             raise ConflictError(f"the ring {name} still has {what}", hint="move its hosts, and keep the ring empty")
     connection.execute(rings.delete().where(rings.c.name == name))

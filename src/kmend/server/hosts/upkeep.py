@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, case, delete, func, insert, select, update
 
 from kmend.server.access import audit
-from kmend.server.hosts import listing, rings
+from kmend.server.hosts import listing, periods, rings
 from kmend.server.hosts.checkin import DECOMMISSIONED, ENROLLED, EXPIRED
 from kmend.server.hosts.keys import checked_tags
 from kmend.server.hosts.listing import Host
@@ -27,6 +27,7 @@ def move(connection: Connection, host: str, ring: str, *, actor: str, now: int) 
     before = listing.show(connection, host)
     if before.ring != ring:
         connection.execute(update(hosts).where(hosts.c.id == host).values(ring=ring))
+        periods.record_present(connection, [host], now)
         news.bump(connection, news.ring_key(before.ring))
         detail = {"from": before.ring, "to": ring, "name": before.name}
         audit.append(connection, at=now, actor=actor, action="host.move", subject=host, detail=detail)
@@ -61,6 +62,7 @@ def decommission(connection: Connection, host: str, *, actor: str, now: int, rea
     before = listing.show(connection, host)
     if before.state != DECOMMISSIONED:
         connection.execute(update(hosts).where(hosts.c.id == host).values(state=DECOMMISSIONED))
+        periods.record_present(connection, [host], now)
         detail = {"name": before.name, "ring": before.ring, "reason": reason}
         audit.append(connection, at=now, actor=actor, action="host.decommission", subject=host, detail=detail)
     return listing.show(connection, host)
@@ -89,6 +91,7 @@ def expire(connection: Connection, now: int, *, since: int = 0, grace: int = 0) 
     if not rows:
         return 0
     connection.execute(update(hosts).where(hosts.c.id.in_([row.id for row in rows])).values(state=EXPIRED))
+    periods.record_present(connection, [row.id for row in rows], now)
     names = sorted(row.name for row in rows)
     detail = {"count": len(names), "first": names[:20]}
     audit.append(

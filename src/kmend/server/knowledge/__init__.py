@@ -10,7 +10,14 @@ from kmend.server.knowledge.importing import (
     import_facts,
     import_kev,
 )
-from kmend.server.knowledge.judging import judge_builds
+from kmend.server.knowledge.judging import judge_builds, prune_answers
+from kmend.server.knowledge.timeline import (
+    Timeline,
+    changes_of,
+    clocks_of_host,
+    timeline_of,
+    timelines_of_host,
+)
 
 __all__ = [
     "Group",
@@ -18,6 +25,9 @@ __all__ = [
     "Imported",
     "KnowledgeError",
     "NotKnownError",
+    "Timeline",
+    "changes_of",
+    "clocks_of_host",
     "effective_of",
     "import_changelog",
     "import_cna",
@@ -27,4 +37,7 @@ __all__ = [
     "judge_builds",
     "of_cve",
     "of_host",
+    "prune_answers",
+    "timeline_of",
+    "timelines_of_host",
 ]

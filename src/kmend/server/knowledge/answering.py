@@ -18,7 +18,9 @@ from kmend.intel.effective import Effective, effective
 from kmend.intel.ranges import fixed_in, read_dyad
 from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, Word, verdict
 from kmend.intel.versions import KernelVersion
+from kmend.server.hosts.periods import ON_ITS_WAY
 from kmend.server.knowledge.errors import NotKnownError
+from kmend.server.knowledge.fixes import first_fixes
 from kmend.server.knowledge.judging import build_of, kept, record_of
 from kmend.server.rollouts import recalling
 from kmend.server.store.tables import (
@@ -32,8 +34,6 @@ from kmend.server.store.tables import (
     level_cves,
     ring_levels,
 )
-
-_ON_ITS_WAY = ("transitioning", "loading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def of_cve(connection: Connection, cve: str, rings: Collection[str] = ()) -> tup
     Raises:
         NotKnownError: no feed, no level and no changelog names it.
     """
-    if not _is_known(connection, cve):
+    if not is_known(connection, cve):
         raise NotKnownError(f"nothing that was imported names {cve[:40]}", hint="kmend-server feeds list")
     query = (
         select(hosts.c.build_id, hosts.c.release, hosts.c.ring, hosts.c.level, hosts.c.trying, hosts.c.phase, hosts.c.refuses,
@@ -100,7 +100,7 @@ def of_cve(connection: Connection, cve: str, rings: Collection[str] = ()) -> tup
     desk = _Desk(connection, cve)
     for row in connection.execute(query).all():
         if row.build_id not in means:
-            means[row.build_id] = _meaning(connection, cve, row.build_id)
+            means[row.build_id] = meaning(connection, cve, row.build_id)
         answer = desk.verdict(means[row.build_id], row)
         key = (answer.word.value, answer.detail, row.build_id, row.ring, row.level)
         before = found.get(key)
@@ -129,9 +129,9 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
             hint=f"kmend-server feeds import facts debian:{row.release}",
         )
     if cve:
-        if not _is_known(connection, cve):
+        if not is_known(connection, cve):
             raise NotKnownError(f"nothing that was imported names {cve[:40]}", hint="kmend-server feeds list")
-        means = [_meaning(connection, cve, row.build_id)]
+        means = [meaning(connection, cve, row.build_id)]
     else:
         query = select(applicability).where(applicability.c.build_id == row.build_id)
         means = [kept(item) for item in connection.execute(query).all()]
@@ -205,13 +205,14 @@ class _Desk:
         self._closing: dict[str, dict[str, list[int]]] = {}
         self._free: dict[tuple[str, str], int] = {}
         self._recalls: dict[tuple[str, int], str] = {}
-        self._fixed_in = self._first_fixes()
+        self._fixes = first_fixes(connection, cve)
 
     def verdict(self, means: Applicability, host: Any) -> Verdict:
         """What is true on a host (or on many that are alike), a row of `hosts`."""
-        on_its_way = host.phase in _ON_ITS_WAY and bool(host.trying)
+        on_its_way = host.phase in ON_ITS_WAY and bool(host.trying)
         kernel = HostKernel(host.trying if on_its_way else host.level, on_its_way)
-        return verdict(means, kernel, self._levels(means.cve, host), fixed_in=self._fixed_in.get(means.cve, ""))
+        fix = self._fixes.get(means.cve)
+        return verdict(means, kernel, self._levels(means.cve, host), fixed_in=fix.package if fix is not None else "")
 
     def _levels(self, cve: str, host: Any) -> list[Level]:
         """Levels that close it on the host's build, with who holds each of them back from this host."""
@@ -253,28 +254,22 @@ class _Desk:
             self._recalls[build_id, level] = recalling.of_level(self._connection, build_id, level)
         return self._recalls[build_id, level]
 
-    def _first_fixes(self) -> dict[str, str]:
-        """CVE -> the first package that has it mended."""
-        table = distro_fixes.c
-        query = select(table.cve, table.package).order_by(table.place.desc())
-        if self._cve:
-            query = query.where(table.cve == self._cve)
-        return {row.cve: row.package for row in self._connection.execute(query)}
-
 
 def _rows(connection: Connection, table: Table, cve: str) -> dict[str, Any]:
     query = select(table)
     return {row.cve: row for row in connection.execute(query.where(table.c.cve == cve) if cve else query)}
 
 
-def _is_known(connection: Connection, cve: str) -> bool:
+def is_known(connection: Connection, cve: str) -> bool:
+    """Whether anything that was imported names a CVE."""
     for table in (cves, distro_fixes, level_cves):
         if connection.execute(select(table.c.cve).where(table.c.cve == cve).limit(1)).first() is not None:
             return True
     return False
 
 
-def _meaning(connection: Connection, cve: str, build_id: str) -> Applicability:
+def meaning(connection: Connection, cve: str, build_id: str) -> Applicability:
+    """What a CVE means for a kernel build, also for one that nobody has looked into."""
     row = connection.execute(
         select(applicability).where(applicability.c.build_id == build_id, applicability.c.cve == cve)
     ).first()

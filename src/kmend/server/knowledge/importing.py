@@ -47,15 +47,17 @@ def import_cna(store: Store, tree: Cna, *, version: str, as_of: int, now: int) -
     """The kernel CNA's tree. A record that is not there any more, and was not rejected, stays as it was."""
     with store.read() as connection:
         known = {row.cve: row for row in connection.execute(select(cves))}
-    rows = {cve: _row(record, now) for cve, record in tree.records.items()}
+    rows = {cve: _row(record, known.get(cve), now) for cve, record in tree.records.items()}
     changed = [cve for cve, row in rows.items() if cve not in known or not _same(known[cve], row)]
     rejected = [cve for cve in sorted(tree.rejected) if cve not in known or not known[cve].rejected]
     empty = {"title": "", "cvss": "", "files": "[]", "commits": "[]", "pairs": ""}
-    rows |= {cve: {"cve": cve, **empty, "rejected": True, "changed_at": now} for cve in rejected}
+    gone = {**empty, "rejected": True, "changed_at": now, "published_at": None, "first_seen_at": now}
+    rows |= {cve: {"cve": cve, **gone} for cve in rejected}
     fresh = [rows[cve] for cve in (*changed, *rejected) if cve not in known]
     _portions(store, fresh, lambda connection, portion: connection.execute(insert(cves), portion))
     for cve in (*changed, *rejected):
         if cve in known:
+            rows[cve].pop("first_seen_at", None)
             values = {"rejected": True, "changed_at": now} if cve in tree.rejected else rows[cve]
             store.transact(functools.partial(_put, cve=cve, values=values))
     _told(store, CNA, version, as_of, now, len(tree.records), tree.aside)
@@ -65,19 +67,24 @@ def import_cna(store: Store, tree: Cna, *, version: str, as_of: int, now: int) -
 def import_changelog(store: Store, releases: Sequence[DebianRelease], *, as_of: int, now: int) -> Imported:
     """Debian's changelog of the kernel."""
     wanted = {
-        (release.version, fix.cve): (place, fix.stable)
+        (release.version, fix.cve): (place, fix.stable, release.uploaded_at)
         for place, release in enumerate(reversed(releases), start=1)
         for fix in release.fixes
     }
     with store.read() as connection:
-        known = {(row.package, row.cve): (row.place, row.stable) for row in connection.execute(select(distro_fixes))}
+        rows_before = connection.execute(select(distro_fixes)).all()
+    known = {(row.package, row.cve): (row.place, row.stable, row.uploaded_at) for row in rows_before}
+    seen = {(row.package, row.cve): row.seen_at for row in rows_before}
     changed = sorted({cve for key, values in wanted.items() if known.get(key) != values for cve in key[1:]})
     gone = sorted({cve for key in known.keys() - wanted.keys() for cve in key[1:]})
     if changed or gone:
         rows = [
-            {"package": package, "cve": cve, "place": place, "stable": stable}
-            for (package, cve), (place, stable) in wanted.items()
-        ]
+            {
+                "package": package, "cve": cve, "place": place, "stable": stable, "uploaded_at": uploaded,
+                "seen_at": seen.get((package, cve), now),
+            }
+            for (package, cve), (place, stable, uploaded) in wanted.items()
+        ]  # fmt: skip
 
         def replace(connection: Connection) -> None:
             connection.execute(delete(distro_fixes))
@@ -91,10 +98,15 @@ def import_changelog(store: Store, releases: Sequence[DebianRelease], *, as_of: 
 def import_kev(store: Store, catalogue: Kev, *, now: int) -> Imported:
     """CISA's catalogue; what it does not list any more is not listed here either."""
     wanted = {
-        cve: {"kev_added": _midnight(entry.added), "kev_due": _midnight(entry.due), "forensic": entry.forensic}
+        cve: {
+            "kev_added": _midnight(entry.added),
+            "kev_due": _midnight(entry.due),
+            "forensic": entry.forensic,
+            "ransomware": entry.ransomware,
+        }
         for cve, entry in catalogue.entries.items()
     }
-    none: dict[str, object] = {"kev_added": None, "kev_due": None, "forensic": None}
+    none: dict[str, object] = {"kev_added": None, "kev_due": None, "forensic": None, "ransomware": None}
     changed = _signals(store, wanted, none)
     _told(store, KEV, catalogue.version, catalogue.released or now, now, len(wanted), catalogue.aside)
     return Imported(KEV, len(wanted), changed, aside=len(catalogue.aside))
@@ -127,8 +139,9 @@ def import_facts(store: Store, facts: KernelFacts, *, now: int) -> str:
     row = {"package": package, "imported_at": now, "facts": zlib.compress(encode(facts), 6)}
 
     def put(connection: Connection) -> None:
-        connection.execute(delete(kernel_facts).where(kernel_facts.c.build_id == build_id))
-        connection.execute(insert(kernel_facts).values(build_id=build_id, **row))
+        own = kernel_facts.c.build_id == build_id
+        if not connection.execute(update(kernel_facts).where(own).values(**row)).rowcount:
+            connection.execute(insert(kernel_facts).values(build_id=build_id, **row))
 
     store.transact(put)
     return build_id
@@ -141,7 +154,10 @@ def written(pairs: Iterable[Pair]) -> str:
     )
 
 
-def _row(record: CveRecord, now: int) -> dict[str, Any]:
+def _row(record: CveRecord, known: Any, now: int) -> dict[str, Any]:
+    published = record.published_at
+    if published is None and known is not None:
+        published = known.published_at  # a tree that does not say takes nothing back
     return {
         "cve": record.cve,
         "title": record.title,
@@ -151,11 +167,15 @@ def _row(record: CveRecord, now: int) -> dict[str, Any]:
         "pairs": written(record.pairs),
         "rejected": False,
         "changed_at": now,
+        "published_at": published,
+        "first_seen_at": now,
     }
 
 
 def _same(known: Any, row: Mapping[str, Any]) -> bool:
-    return all(getattr(known, name) == value for name, value in row.items() if name != "changed_at")
+    return all(
+        getattr(known, name) == value for name, value in row.items() if name not in ("changed_at", "first_seen_at")
+    )
 
 
 def _put(connection: Connection, cve: str, values: Mapping[str, Any]) -> None:

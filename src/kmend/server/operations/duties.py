@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, case, delete, func, select
 
-from kmend.server import notices, rollouts
+from kmend.server import knowledge, notices, rollouts
 from kmend.server.config import ServerConfig
-from kmend.server.hosts import upkeep
+from kmend.server.hosts import periods, upkeep
 from kmend.server.notices import Event, outbox
 from kmend.server.notices.sending import Sender
 from kmend.server.operations import authority, metrics
@@ -103,8 +103,13 @@ class Duties:
             connection.execute(delete(tables.idempotency).where(tables.idempotency.c.at < now - IDEMPOTENCY_SECONDS))
             return upkeep.prune_reports(connection, now, days=retention.reports)
 
-        while self.store.transact(work) == upkeep.MAX_AT_ONCE:
-            pass
+        def forget(connection: Connection) -> int:
+            knowledge.prune_answers(connection, now, days=retention.history)
+            return periods.prune(connection, now, days=retention.history, most=upkeep.MAX_AT_ONCE)
+
+        for turn in (work, forget):
+            while self.store.transact(turn) == upkeep.MAX_AT_ONCE:
+                pass
 
     def _certificate(self, now: int) -> None:
         if self.served is None:

@@ -23,6 +23,10 @@ _RELEASE = text(
     " ON CONFLICT (ring, build_id) DO UPDATE SET level = excluded.level, rollout = excluded.rollout, since = excluded.since"
     " WHERE excluded.level > ring_levels.level"
 )
+_NOTE = text(
+    "INSERT INTO ring_releases (ring, build_id, level, since) VALUES (:ring, :build_id, :level, :since)"
+    " ON CONFLICT (ring, build_id, level) DO NOTHING"
+)
 
 
 def evaluate(store: Store, now: int) -> None:
@@ -144,6 +148,7 @@ def release(connection: Connection, rollout: Rollout, ring: str, now: int) -> No
     values = {"ring": ring, "rollout": rollout.id, "since": now}
     rows = [{**values, "build_id": build_id, "level": level} for build_id, level in sorted(rollout.targets.items())]
     connection.execute(_RELEASE, rows)  # another rollout may release the same at the same time
+    connection.execute(_NOTE, rows)
     news.bump(connection, news.ring_key(ring))
 
 

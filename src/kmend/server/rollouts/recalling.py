@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select
 
+from kmend.intel.timeline import Recalled
 from kmend.server.store.tables import level_fixes, levels, recalls, rollout_targets
 
 MAX_CLEARS = 50_000
@@ -40,6 +41,29 @@ def fixes(connection: Connection) -> frozenset[str]:
     """Every fix that is recalled: to lack it is no regression."""
     query = select(recalls.c.fix).where(recalls.c.withdrawn_at.is_(None), recalls.c.fix != "")
     return frozenset(row.fix for row in connection.execute(query))
+
+
+def history(connection: Connection, build_id: str) -> dict[int, tuple[Recalled, ...]]:
+    """Level -> the recalls that it stands or stood under, those of the whole level first."""
+    of_levels = select(recalls.c.number, recalls.c.level, recalls.c.at, recalls.c.withdrawn_at)
+    found: dict[int, list[Recalled]] = {}
+    whole = of_levels.where(recalls.c.build_id == build_id, recalls.c.level > 0).order_by(recalls.c.number)
+    for row in connection.execute(whole):
+        why = f"level {row.level} is recalled (recall {row.number})"
+        found.setdefault(row.level, []).append(Recalled(row.at, row.withdrawn_at, why))
+    here = (levels.c.build_id == level_fixes.c.build_id) & (levels.c.level == level_fixes.c.level)
+    by_fix = (
+        select(recalls, level_fixes.c.level.label("holder"), levels.c.manifest_sha256)
+        .join_from(recalls, level_fixes, level_fixes.c.fix == recalls.c.fix)
+        .join(levels, here)
+        .where(recalls.c.fix != "", level_fixes.c.build_id == build_id)
+        .order_by(recalls.c.number)
+    )
+    for row in connection.execute(by_fix).all():
+        if row.fix not in _cleared(connection, build_id, row.holder, row.manifest_sha256):
+            why = f"level {row.holder} holds a fix that is recalled (recall {row.number})"
+            found.setdefault(row.holder, []).append(Recalled(row.at, row.withdrawn_at, why))
+    return {level: tuple(items) for level, items in found.items()}
 
 
 def _by_fix() -> Select[Any]:

@@ -58,6 +58,7 @@ rings = Table(
     Column("position", Integer, nullable=False),
     Column("description", Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
+    Column("exposed", Boolean),  # the internet reaches its hosts; None: nobody has said
 )
 
 enrolment_keys = Table(
@@ -416,6 +417,8 @@ cves = Table(
     Column("pairs", Text, nullable=False),  # as in a .dyad file
     Column("rejected", Boolean, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    Column("published_at", BigInteger),  # by its own word; None if the record does not say
+    Column("first_seen_at", BigInteger),  # when this server first read of it
 )
 
 cve_signals = Table(
@@ -425,6 +428,7 @@ cve_signals = Table(
     Column("kev_added", BigInteger),
     Column("kev_due", BigInteger),
     Column("forensic", Boolean),
+    Column("ransomware", Boolean),
     Column("epss", Float),
     Column("percentile", Float),
 )
@@ -436,6 +440,8 @@ distro_fixes = Table(
     Column("cve", Text, primary_key=True),
     Column("place", Integer, nullable=False),  # of the upload, rising
     Column("stable", Text, nullable=False),  # the stable update that brought it; empty if it is the distro's own
+    Column("seen_at", BigInteger),  # when this server first read of it
+    Column("uploaded_at", BigInteger),  # by the changelog's own word
     Index(None, "cve"),
 )
 
@@ -446,6 +452,7 @@ kernel_facts = Table(
     Column("package", Text, nullable=False),
     Column("imported_at", BigInteger, nullable=False),
     Column("facts", LargeBinary, nullable=False),  # the document, as zlib packs it
+    Column("judged_at", BigInteger),  # of the import after which every CVE was last judged for it
 )
 
 applicability = Table(
@@ -462,6 +469,87 @@ applicability = Table(
     Index(None, "cve"),
 )
 """What a CVE means for a kernel build; computed when a feed or the facts have changed, by `kmend.intel.applicability`."""
+
+# What verdicts rested on before (kmend.intel.timeline): a verdict's history is made of these, when somebody asks
+
+host_periods = Table(
+    "host_periods",
+    metadata,
+    Column("host", Text, ForeignKey("hosts.id"), primary_key=True),
+    Column("at", BigInteger, primary_key=True),  # by the server's clock; it held until the host's next
+    Column("state", Text, nullable=False),  # as in `hosts`; after another one than enrolled nothing is said of the host
+    Column("ring", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("build_id", Text, nullable=False),
+    Column("level", Integer, nullable=False),  # in force; 0: none
+    Column("transition", Integer, nullable=False),  # level on its way in; 0: none
+    Column("refuses", Text, nullable=False),  # JSON list: as in `hosts`
+    Index(None, "at", "host"),
+)
+"""One row each time a host said something that verdicts depend on: what stands in `hosts`, as it was."""
+
+applicability_changes = Table(
+    "applicability_changes",
+    metadata,
+    Column("build_id", Text, primary_key=True),
+    Column("cve", Text, primary_key=True),
+    Column("until", BigInteger, primary_key=True),
+    Column("affected", Boolean),
+    Column("reason", Text, nullable=False),
+    Column("presence", Text, nullable=False),
+    Column("objects", Text, nullable=False),  # JSON list
+    Index(None, "until"),
+)
+"""Answers of `applicability` that another one has replaced since. The first one holds from the beginning of all things."""
+
+ring_releases = Table(
+    "ring_releases",
+    metadata,
+    Column("ring", Text, primary_key=True),
+    Column("build_id", Text, primary_key=True),
+    Column("level", Integer, primary_key=True),
+    Column("since", BigInteger, nullable=False),
+)
+"""Every level that `ring_levels` has ever had."""
+
+# What rings stand under, and what is accepted for a time
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("ring", Text, ForeignKey("rings.name"), nullable=False),
+    Column("name", Text, nullable=False),  # one of a name is kept in a ring at a time
+    Column("framework", Text, nullable=False),
+    Column("rows", Text, nullable=False),  # JSON: kmend.intel.rows
+    Column("assumed", Text, nullable=False),  # JSON: kmend.intel.deadlines.Assumptions
+    Column("valid_from", Text, nullable=False),  # YYYY-MM-DD
+    Column("valid_to", Text, nullable=False),  # not any more on that day
+    Column("approved_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("removed_at", BigInteger),  # also when another took its place
+    Index(None, "ring"),
+)
+
+exceptions = Table(
+    "exceptions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("cve", Text, nullable=False),
+    Column("extent", Text, nullable=False),  # host, ring, tag, everything
+    Column("subject", Text, nullable=False),  # which of them
+    Column("reason", Text, nullable=False),
+    Column("control", Text, nullable=False),  # what is done instead
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("approved_at", BigInteger),
+    Column("approved_by", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("withdrawn_at", BigInteger),
+    Column("withdrawn_by", Text, nullable=False),
+    Index(None, "cve"),
+)
 
 # What is asked for as evidence (kmend.server.evidence)
 

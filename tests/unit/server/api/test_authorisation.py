@@ -17,7 +17,7 @@ from kmend.server.store import Store
 
 ID = "ab" * 16
 FILLED = {"host": ID, "cve": "CVE-2026-1001", "ring": "nowhere", "key_id": ID, "rollout": ID, "plan": "nothing",
-          "build_id": "5ca1ab1e" * 5, "level": "1", "token": ID, "channel": ID}  # fmt: skip
+          "build_id": "5ca1ab1e" * 5, "level": "1", "token": ID, "channel": ID, "policy": "cis", "exception": ID}  # fmt: skip
 BODIES: dict[str, Any] = {
     "move": {"ring": "ring0"},
     "tags": {"tags": {}},
@@ -30,6 +30,15 @@ BODIES: dict[str, Any] = {
     "channels": {"kind": "email", "target": "a@example.org"},
     **{key: {"reason": "because"} for key in ("approve", "pause", "resume", "abort")},
     "promote": {"reason": "because", "stage": 0},
+    "policies": {"framework": "cis", "approved_by": "somebody"},
+    "exceptions": {
+        "cve": "CVE-2026-1001",
+        "extent": "ring",
+        "subject": "ring0",
+        "reason": "r",
+        "control": "c",
+        "expires_in": 60,
+    },
 }
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from tests.unit.server.conftest import Databases
 from tests.unit.server.evidence.packing import Yard
-from tests.unit.server.repository.conftest import Press, press_keys
+from tests.unit.server.repository.conftest import Press, press, press_keys
 
 from kmend.server.store import open_store
 
-__all__ = ["press_keys"]
+__all__ = ["press", "press_keys"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Router, get
@@ -11,12 +11,22 @@ from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 from sqlalchemy import select
 
+from kmend.intel.applicability import RULES as APPLICABILITY_RULES
 from kmend.intel.verdicts import RULES, Word
 from kmend.server.access.permissions import Caller, Permission
 from kmend.server.api.guarding import needs
 from kmend.server.api.routes.hosts import HostId, visible
 from kmend.server.api.services import Services
-from kmend.server.knowledge import HostVerdict, effective_of, of_cve, of_host
+from kmend.server.compliance import answers, exceptions
+from kmend.server.knowledge import (
+    HostVerdict,
+    Timeline,
+    effective_of,
+    of_cve,
+    of_host,
+    timeline_of,
+    timelines_of_host,
+)
 from kmend.server.store import tables
 
 CveId = Annotated[str, PathParameter(max_length=40)]
@@ -70,6 +80,13 @@ class VerdictView(msgspec.Struct, frozen=True):
     Attributes:
         feeds: name -> [version, age in seconds].
         stale: feeds that are missing, or older than they may be.
+        published: when the CVE was, or else when this server first read of it; 0 if that is not known.
+        since: since when the verdict holds.
+        open_since: when it was first open on this host; null if it never was. A reboot does not set it back.
+        fix_since: since when there has been something that closes it; null if there is nothing.
+        closed_since: since when it has been closed; null while it is open.
+        exposed: seconds in which it was open; reopened: how often it was closed and open again.
+        rules, applicability_rules: versions of the rules by which this is said.
     """
 
     cve: str
@@ -83,7 +100,53 @@ class VerdictView(msgspec.Struct, frozen=True):
     evidence: tuple[str, ...]
     feeds: dict[str, tuple[str, int]]
     stale: tuple[str, ...]
+    published: int
+    since: int | None
+    open_since: int | None
+    fix_since: int | None
+    closed_since: int | None
+    exposed: int
+    reopened: int
     rules: str
+    applicability_rules: str
+
+
+class ChangeView(msgspec.Struct, frozen=True):
+    """From then on a verdict held. `at` is in seconds since 1970-01-01 UTC."""
+
+    at: int
+    verdict: Word
+    detail: str
+
+
+class DeadlineView(msgspec.Struct, frozen=True):
+    """By when the CVE is to be closed.
+
+    Attributes:
+        begins, due: seconds since 1970-01-01 UTC; `due` is null for the next upgrade of the system.
+        overdue: it was not closed in time, or is not, and the time is over.
+        forensic: traces are to be secured first.
+    """
+
+    name: str
+    begins: int
+    due: int | None
+    overdue: bool
+    forensic: bool
+
+
+class ExplainedView(VerdictView, frozen=True):
+    """The same, and what there is to know besides.
+
+    Attributes:
+        changes: which verdicts held before, oldest first; the last is the present one.
+        deadlines: what the ring's policies want, the nearest first.
+        accepted_until: until when an exception lies over it; null if none does.
+    """
+
+    changes: tuple[ChangeView, ...]
+    deadlines: tuple[DeadlineView, ...]
+    accepted_until: int | None
 
 
 class HostCves(msgspec.Struct, frozen=True):
@@ -163,24 +226,39 @@ def cves_of_host(
     """Every CVE that a host's kernel has, or may have, or has mended; with `verdict`, only those of which that is true."""
     with services.store.read() as connection:
         visible(connection, caller, host)
-        found = of_host(connection, host, services.clock())
+        now = services.clock()
+        found = of_host(connection, host, now)
+        before = timelines_of_host(connection, host, now)
         version = effective_of(connection, host, (item.verdict for item in found))
     counts: dict[str, int] = {}
     for item in found:
         counts[item.verdict.word.value] = counts.get(item.verdict.word.value, 0) + 1
-    shown = tuple(_view(item) for item in found if verdict is None or item.verdict.word is verdict)
+    shown = tuple(
+        VerdictView(**_view(item, before[item.verdict.cve]))
+        for item in found
+        if verdict is None or item.verdict.word is verdict
+    )
     return HostCves(str(version or ""), counts, found[0].stale if found else (), shown)
 
 
 @get("/hosts/{host:str}/cves/{cve:str}", opt=needs(Permission.READ), sync_to_thread=True)
 def explain_cve(
     services: NamedDependency[Services], caller: NamedDependency[Caller], host: HostId, cve: CveId
-) -> VerdictView:
-    """What is true of one CVE on one host, with the whole chain of reasoning."""
+) -> ExplainedView:
+    """What is true of one CVE on one host, with the whole chain of reasoning, and what was true before."""
     with services.store.read() as connection:
-        visible(connection, caller, host)
-        (found,) = of_host(connection, host, services.clock(), cve)
-    return _view(found)
+        ring = visible(connection, caller, host).ring
+        now = services.clock()
+        (found,) = of_host(connection, host, now, cve)
+        before = timeline_of(connection, host, cve, now)
+        wanted = answers.deadlines_of(connection, cve, ring, before.clocks, now)
+        until = exceptions.lying_until(connection, cve, host, ring, now)
+    changes = tuple(ChangeView(change.at, change.word, change.detail) for change in before.changes)
+    deadlines = tuple(
+        DeadlineView(item.name, item.begins, item.due, item.overdue(before.clocks, now), item.forensic)
+        for item in wanted
+    )
+    return ExplainedView(**_view(found, before), changes=changes, deadlines=deadlines, accepted_until=until)
 
 
 @get("/feeds", opt=needs(Permission.READ), sync_to_thread=True)
@@ -198,12 +276,16 @@ def list_feeds(services: NamedDependency[Services]) -> tuple[FeedView, ...]:
     )  # fmt: skip
 
 
-def _view(item: HostVerdict) -> VerdictView:
-    found = item.verdict
-    return VerdictView(
-        found.cve, found.word, found.detail, found.open, item.title, item.cvss, item.kev_added, item.epss, found.evidence,
-        dict(item.feeds), item.stale, RULES,
-    )  # fmt: skip
+def _view(item: HostVerdict, before: Timeline) -> dict[str, Any]:
+    """The fields of a VerdictView."""
+    found, clocks = item.verdict, before.clocks
+    return {
+        "cve": found.cve, "verdict": found.word, "detail": found.detail, "open": found.open, "title": item.title,
+        "cvss": item.cvss, "kev_added": item.kev_added, "epss": item.epss, "evidence": found.evidence,
+        "feeds": dict(item.feeds), "stale": item.stale, "published": before.published, "since": clocks.since,
+        "open_since": clocks.open_since, "fix_since": clocks.fix_since, "closed_since": clocks.closed_since,
+        "exposed": clocks.exposed, "reopened": clocks.reopened, "rules": RULES, "applicability_rules": APPLICABILITY_RULES,
+    }  # fmt: skip
 
 
 router = Router("/", tags=["cves"], route_handlers=[show_cve, cves_of_host, explain_cve, list_feeds])

@@ -43,7 +43,13 @@ def put_ring(
 
     def work(connection: Connection, now: int) -> Ring:
         return rings.put(
-            connection, ring, position=data.position, description=data.description, actor=caller.actor, now=now
+            connection,
+            ring,
+            position=data.position,
+            description=data.description,
+            exposed=data.exposed,
+            actor=caller.actor,
+            now=now,
         )
 
     return act(services, caller, key, ["ring", ring, data], work)
