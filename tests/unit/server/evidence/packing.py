@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,9 @@ from tests.unit.server.repository.conftest import Press
 
 from kmend.core.document import decode, encode
 from kmend.core.wire import Answer, Enrolled, HeldLevel, RunningBuild
+from kmend.intel.deadlines import STANDARD
+from kmend.intel.frameworks import rows_of as rows_of_framework
+from kmend.server.compliance import exceptions, policies
 from kmend.server.config import ServerConfig, ServerSection
 from kmend.server.evidence import inventory, making, signing
 from kmend.server.evidence.container import Pack, Writer
@@ -89,7 +93,35 @@ class Yard:
             connection.execute(insert(tables.rollouts).values(**rollout))
             approval = {"rollout": "ab" * 16, "stage": 0, "actor": "token:2", "approved": True, "reason": "tested"}
             connection.execute(insert(tables.approvals).values(**approval, at=self.begin + DAY))
+        self.rule()
         self.record("rollout.approve", "ab" * 16, {"stage": 0, "reason": "tested"}, "token:2", self.begin + DAY)
+
+    def rule(self) -> None:
+        """A policy that took another's place, and an exception that was approved; one of each had ended before the period."""
+        own = {
+            "rows": rows_of_framework("cyber-essentials"), "assumed": STANDARD, "valid_from": datetime.date(2026, 1, 1),
+            "valid_to": datetime.date(2030, 1, 1), "approved_by": "the board", "actor": "token:1",
+        }  # fmt: skip
+        asked = {
+            "cve": OPEN,
+            "extent": exceptions.Extent.RING,
+            "subject": "front",
+            "reason": "no fix yet",
+            "control": "none",
+        }
+        with self.store.write() as connection:
+            for day, name, framework in (
+                (-9, "old", "own"),
+                (-8, "patching", "own"),
+                (2, "patching", "cyber-essentials"),
+            ):
+                at = self.begin + day * DAY
+                policies.put(connection, "front", name, framework=framework, now=at, **own)  # type: ignore[arg-type]
+            policies.remove(connection, "front", "old", actor="token:1", now=self.begin - 7 * DAY)
+            for day, days in ((-9, 3), (1, 60)):
+                at = self.begin + day * DAY
+                made = exceptions.ask(connection, **asked, expires_at=at + days * DAY, actor="token:1", now=at)  # type: ignore[arg-type]
+                exceptions.approve(connection, made.id, actor="token:2", now=at + 60)
 
     def act(self, work: Callable[..., object], *words: object, **options: object) -> None:
         self.store.transact(lambda connection: work(connection, *words, **options, actor="token:1", now=self.begin))

@@ -35,6 +35,7 @@ def test_a_pack_verifies_without_the_server(packed: Packed) -> None:
     assert told["inventory"] == "1 of 2 machines have an agent that reports"
     assert told["levels"].startswith("2 levels, signed by the keys of the trust root")
     assert told["people"] == "countersigned by An Auditor (recall key)"
+    assert told["policies"] == "2 policies and 1 exceptions, as the audit log has them"
     assert told["approvals"] == "1 approvals, as the audit log has them"
 
 
@@ -145,6 +146,16 @@ CHANGES: dict[str, tuple[str, Callable[[Members], None]]] = {
     "a record says something else": ("audit", changed_row("audit", lambda row: row.update(actor="token:3"), 4)),
     "an approval is gone": ("approvals", changed_rows("approvals", lambda rows: rows.clear())),
     "an approval is somebody else's": ("approvals", changed_row("approvals", lambda row: row.update(actor="token:3"))),
+    "a policy allows more": (
+        "policies", changed_row("policies", lambda row: row.update(rows=row["rows"].replace("14", "99"))),
+    ),
+    "a policy was approved by somebody else": ("policies", changed_row("policies", lambda row: row.update(approved_by="x"))),
+    "a policy was never replaced": ("policies", changed_row("policies", lambda row: row.update(removed_at=None))),
+    "a policy is gone": ("policies", changed_rows("policies", lambda rows: rows.pop())),
+    "an exception was approved earlier": ("policies", changed_row("exceptions", lambda row: row.update(approved_at=1))),
+    "an exception ends later": ("policies", changed_row("exceptions", lambda row: row.update(expires_at=row["expires_at"] + 1))),
+    "an exception has another reason": ("policies", changed_row("exceptions", lambda row: row.update(reason="because"))),
+    "an exception is gone": ("policies", changed_rows("exceptions", lambda rows: rows.clear())),
     "a machine of the inventory is gone": ("inventory", changed_rows("inventory", lambda rows: rows.pop())),
     "a machine has an agent": ("inventory", changed_rows("inventory", lambda rows: [row.update(host="ab" * 16) for row in rows])),
     "more is covered": ("inventory", lambda members: say_about(members, covered=2)),
