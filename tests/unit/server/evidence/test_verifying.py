@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,11 @@ def later(row: dict[str, Any]) -> None:
     row["turns"][-1]["at"] += 1
 
 
+def with_more_days(text: str) -> str:
+    rows = json.loads(text)
+    return json.dumps([{**rows[0], "days": 99}, *rows[1:]])
+
+
 def longest(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return max(rows, key=lambda row: len(row.get("stays", row.get("open", ()))))
 
@@ -147,7 +153,7 @@ CHANGES: dict[str, tuple[str, Callable[[Members], None]]] = {
     "an approval is gone": ("approvals", changed_rows("approvals", lambda rows: rows.clear())),
     "an approval is somebody else's": ("approvals", changed_row("approvals", lambda row: row.update(actor="token:3"))),
     "a policy allows more": (
-        "policies", changed_row("policies", lambda row: row.update(rows=row["rows"].replace("14", "99"))),
+        "policies", changed_row("policies", lambda row: row.update(rows=with_more_days(row["rows"]))),
     ),
     "a policy was approved by somebody else": ("policies", changed_row("policies", lambda row: row.update(approved_by="x"))),
     "a policy was never replaced": ("policies", changed_row("policies", lambda row: row.update(removed_at=None))),
