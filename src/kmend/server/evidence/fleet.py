@@ -34,7 +34,6 @@ class Host:
     stays: list[Stay] = field(default_factory=list)
     reports: int = 0
     counter: int = 0
-    received_at: int = 0
     last: StateReport | None = None
 
 
@@ -75,7 +74,7 @@ def read(reader: Reader, about: About, log: Log) -> Fleet:
         where = f"report {report.counter} of host {report.host[:40]}"
         if host is None:
             raise EvidenceError(f"{where}: there is no such host in the population")
-        if report.host < last or report.counter <= host.counter or report.received_at < host.received_at:
+        if report.host < last or report.counter <= host.counter:
             raise EvidenceError(f"{where} is not in its place")
         if report.received_at >= about.until or (host.counter and report.received_at < about.since):
             raise EvidenceError(f"{where} is not of the period")
@@ -183,7 +182,7 @@ def _take(host: Host, report: ReportRow, server: str, where: str) -> None:
         raise EvidenceError(f"{where} does not hold the state whose digest it names")
     host.stays += _new(host, timelines.stay_of(message, state))
     host.reports += 1
-    host.counter, host.received_at, host.last = report.counter, report.received_at, state
+    host.counter, host.last = report.counter, state
 
 
 def _new(host: Host, stay: Stay) -> Iterator[Stay]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from kmend.core.document import decode
+from kmend.core.document import decode, encode
 from kmend.core.errors import MalformedError
 from kmend.server.access.audit import MAX_LINE
 from kmend.server.evidence import documents
@@ -53,14 +53,21 @@ class Reader:
 
     def signature(self) -> Signature:
         """The server's."""
-        return self.document(Signature, SIGNATURE)
+        return self._signature(SIGNATURE)
 
     def countersignatures(self) -> tuple[Signature, ...]:
         """People's."""
         names = self.pack.parts(COUNTERSIGNATURES)
         if len(names) > MAX_COUNTERSIGNATURES:
             raise PackDamagedError(f"there are more than {MAX_COUNTERSIGNATURES} countersignatures")
-        return tuple(self.document(Signature, name) for name in names)
+        return tuple(self._signature(name) for name in names)
+
+    def _signature(self, name: str) -> Signature:
+        """A signature, which no list of files covers: so its file must be the very one that is written of it."""
+        found = self.document(Signature, name)
+        if encode(found) != self.pack.read(name):
+            raise PackDamagedError(f"{name} is not written as signatures are")
+        return found
 
     def document(self, kind: type[T], name: str) -> T:
         """A file that is one document.

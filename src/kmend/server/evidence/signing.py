@@ -6,6 +6,7 @@ the hosts' own signatures, the repository's, and a person's over the whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from kmend.trust import keypem, recalls
 SERVER, PERSON = "server", "person"
 OFFLINE_ROLES = ("root", "targets")
 MAX_NOTE = 300
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 Passphrase = Callable[[Path], bytes]
 Sign = Callable[[bytes], bytes]
 
@@ -52,7 +54,8 @@ def make(role: str, manifest: bytes, key: Ed25519PrivateKey, *, name: str, note:
 
 def holds(role: str, manifest: bytes, signature: Signature) -> bool:
     """Whether it is over this manifest, and of the key that it names; whose key that is has to be known otherwise."""
-    fits = signature.manifest == sha256_hex(manifest)
+    # One way to write a signature only: what is not signed itself must not be free to change either.
+    fits = signature.manifest == sha256_hex(manifest) and _SIGNATURE.fullmatch(signature.signature) is not None
     return fits and signed_raw(signature.public_key, signature.signature, signed_bytes(role, signature))
 
 

@@ -59,6 +59,19 @@ def test_one_byte_changed_anywhere_is_seen(packed: Packed, copy: Path) -> None:
         assert not packed.yard.verify(copy, server_alone=True).verified, f"byte {place}"
 
 
+def test_signatures_can_be_written_in_one_way_only(packed: Packed, copy: Path) -> None:
+    """No list of files covers them, and hexadecimal digits could be large or small."""
+    pack = Pack(packed.path)
+    content = packed.path.read_bytes()
+    for name in ("signature.json", pack.parts("countersignatures")[0]):
+        text = pack.read(name)
+        start = text.index(b'"signature":"') + len(b'"signature":"')
+        place = next(place for place in range(start, len(text)) if text[place] in b"abcdef")
+        at = content.index(text) + place
+        copy.write_bytes(content[:at] + content[at : at + 1].upper() + content[at + 1 :])
+        assert not packed.yard.verify(copy, server_alone=True).verified
+
+
 def test_a_pack_that_was_cut_off_anywhere_is_seen(packed: Packed, copy: Path) -> None:
     content = packed.path.read_bytes()
     draw = random.Random(7)
