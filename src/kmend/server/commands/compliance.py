@@ -1,4 +1,4 @@
-"""`kmend-server policy`, `exception`, `forecast` and `cves`: deadlines, what is accepted, what is overdue, and what comes first."""
+"""`kmend-server policy`, `exception`, `forecast` and `cves`: deadlines, what is accepted, overdue, and comes first."""
 
 from __future__ import annotations
 

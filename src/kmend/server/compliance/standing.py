@@ -1,8 +1,8 @@
 """Which CVEs stand open in which ring, and since when; for a whole fleet at once.
 
 Hosts that have run the same kernel builds and levels in the same order share a *path*, and what is true of one is true of all,
-but for the times. CVEs that the same levels close, and that the distro has mended or has not, are of one *kind*, and share a verdict.
-So verdicts are made for paths and kinds, by the rules that make all others; hosts are only counted.
+but for the times. CVEs that the same levels close, and that the distro has mended or has not, are of one *kind*, and share a
+verdict. So verdicts are made for paths and kinds, by the rules that make all others; hosts are only counted.
 
 Since when: a CVE has been open on a host since it first stood so that it has it, or since the CVE is known, the later, as
 `kmend.server.knowledge.timeline` says it host by host. Where an answer for a kernel build was replaced by another one, the last
@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -22,7 +21,7 @@ from kmend.intel.applicability import Applicability, Presence, Reason
 from kmend.intel.deadlines import Signals
 from kmend.intel.forecast import Span, Standing
 from kmend.intel.ranking import Reach
-from kmend.intel.verdicts import ORDER, HostKernel, Level, Word, verdict
+from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, Word, verdict
 from kmend.server.compliance import exceptions
 from kmend.server.compliance.exceptions import Lying
 from kmend.server.compliance.signals import of_cves
@@ -171,10 +170,10 @@ def fleet(connection: Connection, now: int, seen: Collection[str] = ()) -> Fleet
     counts: dict[str, int] = {}
     for ring in sorted(found):
         for cve, groups in found[ring].items():
-            spans, accepted = times.spans(groups, lying.get(cve))
+            crowd_spans, accepted = times.spans(groups, lying.get(cve))
             here = replace(signals.get(cve, _NOTHING), exposed=exposed.get(ring))
-            by_cve.setdefault(cve, []).append(Standing(cve, ring, here, spans, accepted))
-            counts[cve] = counts.get(cve, 0) + accepted + sum(len(span.comings) for span in spans)
+            by_cve.setdefault(cve, []).append(Standing(cve, ring, here, crowd_spans, accepted))
+            counts[cve] = counts.get(cve, 0) + accepted + sum(len(span.comings) for span in crowd_spans)
     return Fleet(
         tuple(Open(cve, reach[cve], easiest[cve], counts[cve], tuple(by_cve[cve])) for cve in sorted(by_cve)), count, unknown
     )  # fmt: skip
@@ -249,7 +248,7 @@ class _Shelf:
         return self._open[state]
 
     @staticmethod
-    def _verdict(kind: _Kind, state: _State, there: Sequence[Level]) -> Any:
+    def _verdict(kind: _Kind, state: _State, there: Sequence[Level]) -> Verdict:
         means = Applicability(_ANY, kind.affected, kind.reason, Presence.UNKNOWN)
         return verdict(
             means, HostKernel(state.level, state.transition), there, fixed_in="a package" if kind.mended else ""

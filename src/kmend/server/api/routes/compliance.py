@@ -226,7 +226,7 @@ def list_exceptions(
     services: NamedDependency[Services],
     caller: NamedDependency[Caller],
     cve: Annotated[str, QueryParameter(max_length=40)] = "",
-    state: Annotated[State | None, QueryParameter()] = None,
+    wanted_state: Annotated[State | None, QueryParameter(name="state")] = None,
     limit: Limit = 100,
     cursor: Cursor = "",
 ) -> Page[Accepted]:
@@ -234,7 +234,7 @@ def list_exceptions(
     after = paging.read_timed(cursor)
     with services.store.read() as connection:
         found = exceptions.listing(
-            connection, services.clock(), cve=cve, state=state, rings_seen=caller.rings, after=after, limit=limit
+            connection, services.clock(), cve=cve, state=wanted_state, rings_seen=caller.rings, after=after, limit=limit
         )
     end = paging.write_cursor(found[-1].created_at, found[-1].id) if len(found) == limit else ""
     return Page(found, end)
