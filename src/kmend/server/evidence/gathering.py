@@ -74,7 +74,7 @@ def gather(connection: Connection, wanted: Wanted, fetched: Fetched | None, add:
     if head is None:
         raise EvidenceError("the audit log is empty")
     _add_lines(add, documents.AUDIT, (audit.exported(item).encode() for item in audit.records(connection)))
-    states = States(connection)
+    states = States(connection, fetched)
     with _Later() as population, _Later() as ways:
         fleet = _Fleet(connection, wanted, states, population, ways)
         _add_lines(add, documents.REPORTS, fleet.reports())
@@ -84,8 +84,6 @@ def gather(connection: Connection, wanted: Wanted, fetched: Fetched | None, add:
     _add_lines(add, documents.INVENTORY, (encode(item) for item in machines))
     states.add_to(add)
     if fetched is not None:
-        for build_id in states.builds:
-            fetched.take_build(build_id)
         for path, content in fetched.published.files():
             add(_place(path), content)
     _add_lines(add, documents.ROLLOUTS, _rollouts(connection, wanted))
@@ -112,12 +110,15 @@ def _place(path: str) -> str:
 class States:
     """What is open in each state that a host was in; computed when it is first asked for.
 
+    Levels are those of the signed metadata that goes into the same pack: the database may know one more already, or not yet.
+
     Attributes:
         builds: kernel builds that were asked for.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, fetched: Fetched | None) -> None:
         self._connection = connection
+        self._fetched = fetched
         self._affected: dict[str, list[Meaning]] = {}
         self._levels: dict[str, dict[int, tuple[str, ...]]] = {}
         self._states: dict[Key, State] = {}
@@ -132,7 +133,7 @@ class States:
         if key not in self._states:
             build_id, level = key
             if build_id not in self._levels:
-                self._levels[build_id] = {number: found.cves for number, _, found in self._manifests(build_id)}
+                self._levels[build_id] = {found.level: found.cves for _, found in self._manifests(build_id)}
                 self._affected[build_id] = list(_meanings(self._connection, build_id))
             self._states[key] = timelines.state(build_id, level, self._affected[build_id], self._levels[build_id])
         return self._states[key].open
@@ -150,14 +151,22 @@ class States:
         named = {cve for item in self._states.values() for cve in (*item.open, *item.live_patched)}
         _add_lines(add, documents.CVES, (encode(item) for item in _cves(self._connection, named)))
         for build_id in self.builds:
-            for _, content, manifest in self._manifests(build_id):
+            for content, manifest in self._manifests(build_id):
                 add(f"{documents.MANIFESTS}/{build_id}/{manifest.level:06}.json", content)
 
-    def _manifests(self, build_id: str) -> Iterator[tuple[int, bytes, Manifest]]:
+    def _manifests(self, build_id: str) -> Iterator[tuple[bytes, Manifest]]:
+        if self._fetched is None:
+            return
+        self._fetched.take_build(build_id)
         table = tables.levels.c
-        query = select(table.level, table.manifest).where(table.build_id == build_id).order_by(table.level)
-        for row in self._connection.execute(query).all():
-            yield row.level, row.manifest, decode(Manifest, row.manifest, max_bytes=layout.MAX_MANIFEST_BYTES)
+        for number, record in sorted(self._fetched.published.levels(build_id).items()):
+            kept = select(table.manifest).where(
+                table.build_id == build_id, table.level == number, table.manifest_sha256 == record.manifest.sha256
+            )
+            content = self._connection.execute(kept).scalar()
+            if content is None:
+                content = self._fetched.manifest(record)
+            yield content, decode(Manifest, content, max_bytes=layout.MAX_MANIFEST_BYTES)
 
 
 def _meanings(connection: Connection, build_id: str) -> Iterator[Meaning]:

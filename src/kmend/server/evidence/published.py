@@ -21,7 +21,7 @@ from kmend.core.manifest import LevelRecord, Levels
 from kmend.core.recall import Recalls
 from kmend.server.evidence.errors import EvidenceError
 from kmend.trust import current, layout
-from kmend.trust.client import MAX_ROOT_BYTES
+from kmend.trust.client import MAX_ROOT_BYTES, fetch_file
 from kmend.trust.current import Tree
 from kmend.trust.errors import MissingError, TrustError
 from kmend.trust.freshness import MAX_METADATA_BYTES
@@ -181,6 +181,10 @@ class Fetched:
                 path = f"{layout.TARGETS}/{target.get_prefixed_paths()[0]}"
                 self._take(path, min(target.length, layout.MAX_LEVELS_BYTES))
                 self.published.levels(build_id)
+
+    def manifest(self, record: LevelRecord) -> bytes:
+        """The manifest of a level, its digest checked."""
+        return fetch_file(self._url, record.manifest, self._transport, limit=layout.MAX_MANIFEST_BYTES)
 
     def _take(self, path: str, limit: int) -> bytes:
         content = self._transport.get(f"{self._url}/{path}", limit).content

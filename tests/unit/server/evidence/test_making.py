@@ -103,6 +103,13 @@ def test_a_level_that_nobody_has_signed_is_named(yard: Yard) -> None:
     assert yard.machines["web-2"].id in found["modules"]
 
 
+def test_what_is_published_and_not_imported_yet_does_not_spoil_a_pack(yard: Yard) -> None:
+    yard.press.publish(3, [FIRST, SECOND, OPEN], base=2)
+    path = yard.pack()
+    assert wrong(yard.verify(path)) == {}
+    assert sum(name.startswith("manifests/") for name in Pack(path).names) == 3
+
+
 def test_a_copy_of_a_host_is_in_the_population(yard: Yard) -> None:
     key = new_key("another")
     message, body, signature = yard.machines["web-2"].split_into(key)
