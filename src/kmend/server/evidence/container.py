@@ -118,12 +118,6 @@ class Pack:
         for name in self.parts(folder):
             yield from self.read(name).splitlines()
 
-    def copy_to(self, put: Callable[[bytes], object], names: Iterator[str]) -> None:
-        """These members, as another pack's, without an end."""
-        writer = Writer(put)
-        for name in names:
-            writer.add(name, self.read(name))
-
     def _scan(self, stream: BinaryIO) -> int:
         length = stream.seek(0, 2)
         position = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from kmend.core.document import decode, from_plain
 from kmend.core.errors import MalformedError
@@ -226,7 +226,7 @@ def _load(folder: Path, root: bytes) -> Tree | None:
     return tree
 
 
-def _hold(stated: MetaFile, found: Metadata[Snapshot] | Metadata[current.Targets], folder: Path, name: str) -> None:
+def _hold(stated: MetaFile, found: Metadata[Snapshot] | Metadata[Targets], folder: Path, name: str) -> None:
     content = (folder / layout.METADATA / f"{stated.version}.{name}.json").read_bytes()
     stated.verify_length_and_hashes(content)
     if found.signed.version != stated.version:

@@ -31,7 +31,6 @@ OFFLINE_ROLES = ("root", "targets")
 MAX_NOTE = 300
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 Passphrase = Callable[[Path], bytes]
-Sign = Callable[[bytes], bytes]
 
 
 def signed_bytes(role: str, signature: Signature) -> bytes:
@@ -111,7 +110,7 @@ def public_key(path: Path) -> str:
 
 def people_of(root: Metadata[Root]) -> dict[str, str]:
     """The keys that people keep offline, by the trust root: public key -> role."""
-    found = {}
+    found: dict[str, str] = {}
     signers = recalls.delegator(root.signed)
     if signers is not None and signers.delegations is not None:
         found |= {key.keyval["public"]: recalls.ROLE for key in signers.delegations.keys.values()}
