@@ -159,9 +159,9 @@ def check_timelines(reader: Reader, fleet: Fleet) -> str:
     turns = 0
     for host in fleet.hosts.values():
         found = next(rows, None)
-        if found != timelines.timeline(host.row.id, host.stays, counts):
+        if found is None or found != timelines.timeline(host.row.id, host.stays, counts):
             raise EvidenceError(f"the timeline of host {host.row.id} does not follow from its signed reports")
-        turns += len(found.turns) if found is not None else 0
+        turns += len(found.turns)
     if (more := next(rows, None)) is not None:
         raise EvidenceError(f"there is a timeline of host {more.host[:40]}, which is not in the population")
     return f"{len(fleet.hosts)} timelines with {turns} turns, each as its host's reports have it"

@@ -134,7 +134,7 @@ def matched(connection: Connection, finder: Finder) -> Iterator[Machine]:
     query = select(inventory).order_by(inventory.c.position)
     for row in connection.execute(query.execution_options(yield_per=_PORTION)):
         listed = Listed(*(getattr(row, name) for name in MEMBERS))
-        yield Machine(*(getattr(listed, name) for name in MEMBERS), host=finder.host(listed))
+        yield Machine(listed.name, listed.machine, listed.address, listed.owner, listed.scope, finder.host(listed))
 
 
 def _of_json(text: str) -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -19,6 +19,7 @@ from kmend.core.document import decode, encode
 from kmend.core.wire import Answer, Enrolled, HeldLevel, RunningBuild
 from kmend.intel.deadlines import STANDARD
 from kmend.intel.frameworks import rows_of as rows_of_framework
+from kmend.server.access import audit
 from kmend.server.compliance import exceptions, policies
 from kmend.server.config import ServerConfig, ServerSection
 from kmend.server.evidence import inventory, making, signing
@@ -128,7 +129,7 @@ class Yard:
 
     def record(self, action: str, subject: str, detail: dict[str, object], actor: str, at: int) -> None:
         def work(connection: Connection) -> None:
-            making.audit.append(connection, at=at, actor=actor, action=action, subject=subject, detail=detail)
+            audit.append(connection, at=at, actor=actor, action=action, subject=subject, detail=detail)
 
         self.store.transact(work)
 

@@ -21,6 +21,7 @@ from kmend.server.evidence.container import BLOCK, Pack
 from kmend.server.evidence.countersigning import countersign
 from kmend.server.evidence.documents import About
 from kmend.server.evidence.verifying import Trusted, verify
+from kmend.trust import keypem
 from kmend.trust.signing import keyfiles
 from kmend.trust.signing.keyfiles import KeyPlan
 
@@ -118,8 +119,9 @@ def bodies_swapped(rows: list[dict[str, Any]]) -> None:
         rows[0][name], rows[1][name] = rows[1][name], rows[0][name]
 
 
-def of_other_level(row: dict[str, Any]) -> None:
-    row["body"] = row["body"].replace('"level":', '"level":1')
+def of_other_level(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        row["body"] = row["body"].replace('"level":', '"level":1')
 
 
 def later(row: dict[str, Any]) -> None:
@@ -135,7 +137,7 @@ def longest(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return max(rows, key=lambda row: len(row.get("stays", row.get("open", ()))))
 
 
-CHANGES: dict[str, tuple[str, Callable[[Members], None]]] = {
+CHANGES: dict[str, tuple[str, Callable[[Members], object]]] = {
     "a turn is later": ("timelines", changed_rows("timelines", lambda rows: later(longest(rows)))),
     "a stay is gone": ("timelines", changed_rows("timelines", lambda rows: longest(rows)["stays"].pop())),
     "it was never reopened": (
@@ -150,7 +152,7 @@ CHANGES: dict[str, tuple[str, Callable[[Members], None]]] = {
     "a report is gone": ("population", changed_rows("reports", lambda rows: rows.pop())),
     "reports are swapped": ("reports", changed_rows("reports", swapped)),
     "what reports say is swapped": ("reports", changed_rows("reports", bodies_swapped)),
-    "a report says another level": ("reports", changed_rows("reports", lambda rows: [of_other_level(row) for row in rows])),
+    "a report says another level": ("reports", changed_rows("reports", of_other_level)),
     "a report has another counter": ("reports", changed_row("reports", lambda row: row.update(counter=row["counter"] + 7), -1)),
     "a host is gone, with its reports": ("population", lambda members: drop_host(members)),
     "a host has another key": ("reports", changed_row("population", lambda row: row.update(public_key="ab" * 32))),
@@ -247,7 +249,7 @@ def test_who_may_countersign(packed: Packed, tmp_path: Path) -> None:
     path = tmp_path / "pack.tar"
     path.write_bytes(yard.pack("bare.tar", countersigned=False).read_bytes())
     assert list(wrong(yard.verify(path))) == ["people"]
-    stranger = keyfiles.keypem.make_signer(tmp_path / "auditor.pem")
+    stranger = keypem.make_signer(tmp_path / "auditor.pem")
     key = signing.private_key(tmp_path / "auditor.pem", lambda _: b"")
     countersign(path, key, name="Auditor", note="", at=1)
     assert list(wrong(yard.verify(path))) == ["people"], "a key that nobody has named"
