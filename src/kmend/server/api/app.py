@@ -20,7 +20,7 @@ from kmend.core.errors import KmendError
 from kmend.server.api import problems
 from kmend.server.api.guarding import Guard, caller_of
 from kmend.server.api.hostside import HostSide, Receive, Scope, Send
-from kmend.server.api.routes import compliance, documents, hosts, knowledge, levels, people, rings, rollouts
+from kmend.server.api.routes import compliance, documents, evidence, hosts, knowledge, levels, people, rings, rollouts
 from kmend.server.api.services import Services
 
 PREFIX = "/api/v1"
@@ -80,6 +80,7 @@ def create_litestar(services: Services) -> Litestar:
                     knowledge.router,
                     compliance.router,
                     documents.router,
+                    evidence.router,
                     people.router,
                 ],
                 guards=[Guard(services)],

@@ -80,6 +80,7 @@ def enrol(
         address=address, now=now, enrolment_key=key.id, ephemeral_seconds=key.ephemeral_seconds, tags=dict(key.tags),
     )  # fmt: skip
     detail = {"name": message.facts.name, "ring": key.ring, "enrolment_key": key.id, "address": address}
+    detail["public_key"] = message.public_key
     audit.append(connection, at=now, actor=f"host:{host}", action="host.enrol", subject=host, detail=detail)
     if key.uses == key.max_uses:
         post(
@@ -121,6 +122,7 @@ def split(
         parent=row.id, origin=origin,
     )  # fmt: skip
     detail = {"name": message.facts.name, "ring": row.ring, "copy_of": row.id, "address": address}
+    detail["public_key"] = message.public_key
     audit.append(connection, at=now, actor=f"host:{row.id}", action="host.split", subject=host, detail=detail)
     return Enrolled(host, server, row.ring)
 

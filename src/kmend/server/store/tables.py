@@ -562,3 +562,17 @@ host_documents = Table(
     Column("issued_at", BigInteger, nullable=False),  # when this version was made first
     Column("observed_at", BigInteger, nullable=False),  # when the host was seen last before that
 )
+
+# What is asked for as evidence (kmend.server.evidence)
+
+inventory = Table(
+    "inventory",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("machine", Text, nullable=False),  # digest of the machine, or the host's ID; empty: found by its name
+    Column("address", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+)
+"""The organisation's own list of its machines, with or without an agent, as it was imported last."""
