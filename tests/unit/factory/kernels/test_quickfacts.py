@@ -16,7 +16,7 @@ from tests.unit.factory.kernels.test_makefiles import TREE
 from kmend.core import document
 from kmend.core.facts import KernelFacts, KernelModule, MadeFrom
 from kmend.core.kernel import KernelIdentity, KernelRef
-from kmend.factory.kernels.environment import EnvironmentDiffersError
+from kmend.factory.kernels.tree import EnvironmentDiffersError
 from kmend.factory.kernels.indexing import KernelError
 from kmend.factory.kernels.makefiles import Told
 from kmend.factory.kernels.outline import Outline
