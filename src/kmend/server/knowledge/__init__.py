@@ -1,30 +1,58 @@
-"""What the server knows of vulnerabilities, and what it answers by it: feeds come in, verdicts on hosts go out."""
+"""What the server knows of vulnerabilities, and what it answers by it: feeds come in, verdicts on hosts go out.
 
-from kmend.server.knowledge.answering import Group, HostVerdict, effective_of, of_cve, of_host
+`bringing` goes the whole way of a feed, from its source to the notice; `sources` keeps when each was tried and what went wrong,
+`importing` writes what has changed, `judging` what that means for kernel builds, `telling` says it to people, `answering` makes
+verdicts.
+"""
+
+from kmend.server.knowledge.answering import (
+    STALE_SECONDS,
+    Group,
+    HostVerdict,
+    ages,
+    effective_of,
+    of_cve,
+    of_host,
+    signals_of,
+)
+from kmend.server.knowledge.bringing import Brought, Ways, bring, bring_file
 from kmend.server.knowledge.errors import KnowledgeError, NotKnownError
 from kmend.server.knowledge.importing import (
     Imported,
+    directive,
+    import_bod,
     import_changelog,
     import_cna,
     import_epss,
     import_facts,
     import_kev,
+    import_ssvc,
 )
 from kmend.server.knowledge.judging import judge_builds
 
 __all__ = [
+    "STALE_SECONDS",
+    "Brought",
     "Group",
     "HostVerdict",
     "Imported",
     "KnowledgeError",
     "NotKnownError",
+    "Ways",
+    "ages",
+    "bring",
+    "bring_file",
+    "directive",
     "effective_of",
+    "import_bod",
     "import_changelog",
     "import_cna",
     "import_epss",
     "import_facts",
     "import_kev",
+    "import_ssvc",
     "judge_builds",
     "of_cve",
     "of_host",
+    "signals_of",
 ]

@@ -396,7 +396,7 @@ outbox = Table(
 feeds = Table(
     "feeds",
     metadata,
-    Column("name", Text, primary_key=True),  # cna, debian, kev, epss
+    Column("name", Text, primary_key=True),  # cna, debian, kev, epss, ssvc, bod
     Column("version", Text, nullable=False),
     Column("as_of", BigInteger, nullable=False),  # how old what it says is
     Column("imported_at", BigInteger, nullable=False),
@@ -416,6 +416,7 @@ cves = Table(
     Column("pairs", Text, nullable=False),  # as in a .dyad file
     Column("rejected", Boolean, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    Column("added_at", BigInteger),  # when it was first imported; None: before this was written down
 )
 
 cve_signals = Table(
@@ -427,6 +428,9 @@ cve_signals = Table(
     Column("forensic", Boolean),
     Column("epss", Float),
     Column("percentile", Float),
+    Column("ssvc_exploitation", Text),  # none, poc, active; empty: the assessment does not say
+    Column("ssvc_automatable", Text),  # no, yes; empty likewise
+    Column("ssvc_impact", Text),  # partial, total; empty likewise
 )
 
 distro_fixes = Table(
@@ -462,3 +466,31 @@ applicability = Table(
     Index(None, "cve"),
 )
 """What a CVE means for a kernel build; computed when a feed or the facts have changed, by `kmend.intel.applicability`."""
+
+feed_sources = Table(
+    "feed_sources",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("source", Text, nullable=False),  # digest of what is configured; empty: only imported by hand
+    Column("tried_at", BigInteger),
+    Column("checked_at", BigInteger),  # when the source last said what there is, or that it is nothing new
+    Column("next_at", BigInteger, nullable=False),  # whoever fetches it sets this first, so that no other one does
+    Column("failures", Integer, nullable=False),  # since it succeeded last
+    Column("error", Text, nullable=False),  # of the last try; empty: it succeeded
+    Column("hint", Text, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("modified", Text, nullable=False),
+    Column("begun_at", BigInteger),  # of an import that is not finished: judged, and told of
+)
+
+directive_rows = Table(
+    "directive_rows",
+    metadata,
+    Column("in_kev", Boolean, primary_key=True),
+    Column("exposed", Boolean, primary_key=True),
+    Column("automatable", Boolean, primary_key=True),
+    Column("total", Boolean, primary_key=True),
+    Column("days", Integer),  # None: with the next upgrade of the system
+    Column("forensic", Boolean, nullable=False),
+)
+"""CISA's BOD 26-04, as it was imported."""
