@@ -13,9 +13,12 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from kmend.core.errors import MalformedError, SystemProblemError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MAX_FILE = 4 * 1024 * 1024
 """Of one record; what is longer is handed out one byte longer than this, and is its reader's to refuse."""
@@ -154,7 +157,7 @@ class _Member(tarfile.TarInfo):
     """A member whose header of extensions is bounded, too: Python reads such a header as a whole."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """As in the base."""
         found = super().frombuf(buf, encoding, errors)
         if found.type in _SPECIAL and found.size > _MAX_HEADER:
@@ -186,7 +189,7 @@ def files_of_archive(path: Path, wanted: Wanted) -> Files:
             for number, member in enumerate(archive):
                 if number >= MAX_MEMBERS:
                     raise MalformedError(f"{path} holds more than {MAX_MEMBERS} files")
-                archive.members = []  # else every header is kept to the end
+                archive.members = []  # type: ignore[attr-defined]  # else every header is kept to the end
                 name = posixpath.normpath(member.name)
                 if member.isreg() and wanted(name):
                     found = archive.extractfile(member)

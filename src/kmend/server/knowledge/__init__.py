@@ -27,6 +27,7 @@ from kmend.server.knowledge.importing import (
     import_facts,
     import_kev,
     import_ssvc,
+    written,
 )
 from kmend.server.knowledge.judging import judge_builds
 
@@ -55,4 +56,5 @@ __all__ = [
     "of_cve",
     "of_host",
     "signals_of",
+    "written",
 ]

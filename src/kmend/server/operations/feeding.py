@@ -168,8 +168,8 @@ def count(connection: Connection, now: int) -> None:
         metrics.feed_age.labels(feed=row.name).set(max(0, now - row.as_of))
         metrics.feed_aside.labels(feed=row.name).set(row.aside_count)
     metrics.feed_failures.clear()
-    for row in connection.execute(select(feed_sources.c.name, feed_sources.c.failures)):
-        metrics.feed_failures.labels(feed=row.name).set(row.failures)
+    for name, failures in connection.execute(select(feed_sources.c.name, feed_sources.c.failures)).all():
+        metrics.feed_failures.labels(feed=name).set(failures)
 
 
 def main() -> NoReturn:
