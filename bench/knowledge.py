@@ -101,7 +101,10 @@ def write_tree(folder: Path, found: dict[str, CveRecord]) -> None:
 def facts(tree: Cna, build_id: str, number: int) -> KernelFacts:
     """Facts of a kernel build that has two thirds of the files that the records name; each build other ones."""
     names = sorted({name for record in tree.records.values() for name in record.files if name.endswith(".c")})
-    compiled = {name: ("vmlinux",) for place, name in enumerate(names) if (place + number) % 3}
+    compiled: dict[str, tuple[str, ...]] = {}
+    for place, name in enumerate(names):
+        if (place + number) % 3:
+            compiled[name] = ("vmlinux",)
     absent = tuple(name for place, name in enumerate(names) if not (place + number) % 3)
     package = f"6.1.{140 + number}-1"
     release = f"6.1.0-{number}-amd64"
@@ -127,7 +130,7 @@ def importing(size: Size, folder: Path, tree: Cna) -> None:
 
             def bring(made: Bench = made, vulns: Path = vulns, done: list[tuple[float, str]] = done) -> None:
                 began = time.monotonic()
-                line = [SERVER, "feeds", "import", "cna", vulns, "--config", made.served.config, "--json"]
+                line = [SERVER, "feeds", "import", "cna", str(vulns), "--config", str(made.served.config), "--json"]
                 found = run(line, timeout=3600, check=False)
                 done.append((time.monotonic() - began, (found.stdout or found.stderr).decode().strip()))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from tests.unit.intel.test_applicability import CHANGELOG, COMMIT
 from tests.unit.intel.test_feeds import record
 from tests.unit.intel.test_ssvc import GOOD, assessed
@@ -85,10 +85,9 @@ def told(store: Store) -> list[tuple[str, str]]:
 def listening(sqlite: Store) -> Store:
     """Somebody is told of everything, and a host runs a kernel that is known."""
 
-    def make(connection: object) -> None:
-        channels.create(
-            connection, kind=channels.Kind.EMAIL, target="a@example.org", events=(), actor="t", now=NOW, rules=Rules()
-        )  # type: ignore[arg-type]
+    def make(connection: Connection) -> None:
+        kind, target = channels.Kind.EMAIL, "a@example.org"
+        channels.create(connection, kind=kind, target=target, events=(), actor="t", now=NOW, rules=Rules())
 
     sqlite.transact(make)
     knowledge.import_changelog(sqlite, read_changelog(CHANGELOG), as_of=NOW, now=NOW)
