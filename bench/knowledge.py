@@ -30,7 +30,7 @@ from kmend.core.kernel import KernelIdentity
 from kmend.core.process import run
 from kmend.intel.feeds import Cna, CveRecord, read_archive
 from kmend.server import knowledge
-from kmend.server.store import Store, migrate, open_store, tables
+from kmend.server.store import Store, initialise, migrate, open_store, tables
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 ARCHIVE = "vulns-2026-08-21.tar.xz"
@@ -210,6 +210,7 @@ def _store(folder: Path, database: str) -> Iterator[Store]:
     try:
         migrate(url)
         store = open_store(url)
+        initialise(store, "be" * 16, int(time.time()))
         try:
             yield store
         finally:
