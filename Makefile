@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup setup-packaging packages demo demo-fleet test test-all test-interpreters bench-build bench-agent bench-loading bench-server bench-server-full soak-levels kernels-table lint format fuzz
+.PHONY: help setup setup-packaging packages demo demo-fleet test test-all test-interpreters bench-build bench-agent bench-loading bench-server bench-server-full bench-knowledge soak-levels kernels-table lint format fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ bench-server: setup ## what a server carries: check-ins, held requests, storms, 
 
 bench-server-full: setup ## the long form of bench-server
 	@PYTHONPATH=src:. $(PY) -m bench.server --full $(PARTS)
+
+bench-knowledge: setup ## check-ins while a thousand CVEs come in; questions about 10,000 hosts (PARTS="importing asking", ARGS=--trial)
+	@PYTHONPATH=src:. $(PY) -m bench.knowledge $(ARGS) $(PARTS)
 
 bench-loading: setup ## what a livepatch costs the kernel that takes it (two hours; PARTS="curve stalls hot")
 	@PYTHONPATH=src:. $(PY) -m bench.loading $(PARTS)

@@ -12,6 +12,7 @@ import tomllib
 
 from kmend.core import sections
 from kmend.core.errors import KmendError, MalformedError
+from kmend.server.feeds.places import FEEDS, place_of
 from kmend.server.notices.mail import is_address
 
 DEFAULT_PATH = Path("/etc/kmend/server.toml")
@@ -207,6 +208,46 @@ class NoticesSection:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedsSection:
+    """Where what others publish of vulnerabilities is fetched from. What is empty is not fetched.
+
+    Attributes:
+        cna: the kernel CNA's `vulns.git`: path of a checkout, of a bare repository, of an archive; or a URL of one of these.
+        debian: the kernel's changelog: `apt`, a path, or a URL.
+        kev: CISA's catalogue of what is exploited.
+        epss: FIRST's daily scores.
+        ssvc: CISA's vulnrichment, in the forms of `cna`.
+        bod: CISA's table of BOD 26-04, as CSV.
+        hours: how often each is asked whether there is something new.
+        seconds: limit for one fetch; who delivers more than 16 KiB a second gets longer.
+        ca_file: path of certificates to trust besides the system's.
+    """
+
+    cna: str = ""
+    debian: str = ""
+    kev: str = ""
+    epss: str = ""
+    ssvc: str = ""
+    bod: str = ""
+    hours: int = 6
+    seconds: int = 900
+    ca_file: str = ""
+
+    def __post_init__(self) -> None:
+        for name, source in self.configured.items():
+            place_of(name, source)
+        _check_range("hours", self.hours, 1, 168)
+        _check_range("seconds", self.seconds, 10, 3600)
+        if self.ca_file:
+            _check_absolute("ca_file", self.ca_file)
+
+    @property
+    def configured(self) -> dict[str, str]:
+        """Feeds that are fetched, and where from."""
+        return {name: source for name in FEEDS if (source := getattr(self, name))}
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsSection:
     """What one process takes on before it says: later.
 
@@ -293,6 +334,7 @@ class ServerConfig:
     object_store: ObjectStoreSection = field(default_factory=ObjectStoreSection)
     mail: MailSection = field(default_factory=MailSection)
     notices: NoticesSection = field(default_factory=NoticesSection)
+    feeds: FeedsSection = field(default_factory=FeedsSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
     retention: RetentionSection = field(default_factory=RetentionSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)

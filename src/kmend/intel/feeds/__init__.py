@@ -5,13 +5,15 @@ that is broken is set aside with its message, and never dropped in silence. Memb
 is fetched, how often, and how old it may be is the caller's.
 """
 
+from kmend.intel.feeds.archives import unpacked
 from kmend.intel.feeds.aside import Aside
 from kmend.intel.feeds.bod import BodRow, read_bod
-from kmend.intel.feeds.cna import Cna, CveRecord, read_archive, read_folder
+from kmend.intel.feeds.cna import Cna, CveRecord, read_archive, read_folder, read_tree
 from kmend.intel.feeds.debian import DebianFix, DebianRelease, read_changelog
 from kmend.intel.feeds.epss import Epss, read_epss
 from kmend.intel.feeds.fedramp import Column, FedRamp, read_fedramp
 from kmend.intel.feeds.kev import Kev, KevEntry, read_kev
+from kmend.intel.feeds.ssvc import Decision, Ssvc, read_place, read_records
 
 __all__ = [
     "Aside",
@@ -21,10 +23,12 @@ __all__ = [
     "CveRecord",
     "DebianFix",
     "DebianRelease",
+    "Decision",
     "Epss",
     "FedRamp",
     "Kev",
     "KevEntry",
+    "Ssvc",
     "read_archive",
     "read_bod",
     "read_changelog",
@@ -32,4 +36,8 @@ __all__ = [
     "read_fedramp",
     "read_folder",
     "read_kev",
+    "read_place",
+    "read_records",
+    "read_tree",
+    "unpacked",
 ]

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import datetime
 import json
-import posixpath
 import re
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmend.core.errors import KmendError, MalformedError, SystemProblemError
+from kmend.core.errors import KmendError, MalformedError
+from kmend.intel.feeds.archives import MAX_FILE, files_of_archive, files_of_folder
 from kmend.intel.feeds.aside import Aside, is_cve
 from kmend.intel.ranges import Pair, read_dyad
 
-MAX_FILE = 4 * 1024 * 1024
 MAX_RECORDS = 500_000
 _NAME = re.compile(r"(?:.*/)?cve/(published|rejected)/\d{4}/(CVE-\d{4}-\d{4,19})(?:\.([a-z0-9]+))?")
 _WANTED = {"json", "dyad", "sha1", "cvss"}
@@ -64,6 +62,18 @@ class Cna:
     aside: tuple[Aside, ...]
 
 
+def wants(name: str) -> bool:
+    """Whether a file of the tree, by its name, says anything that is read."""
+    match = _NAME.fullmatch(name)
+    return match is not None and (match[1] == "rejected" or match[3] in _WANTED)
+
+
+def cve_of(name: str) -> str | None:
+    """The CVE that a file of the tree is of; None for files of other things."""
+    match = _NAME.fullmatch(name)
+    return match[2] if match is not None else None
+
+
 def read_folder(folder: Path) -> Cna:
     """Read a checkout.
 
@@ -71,47 +81,32 @@ def read_folder(folder: Path) -> Cna:
         MalformedError: there is no such tree there.
         SystemProblemError: it cannot be read.
     """
-    return _read(_files_of_folder(folder), str(folder))
+    if not (folder / "cve").is_dir():
+        raise MalformedError(f"{folder} is no tree of the kernel CNA", hint="it has a folder cve/published")
+    return read_tree(files_of_folder(folder, wants), str(folder))
 
 
 def read_archive(path: Path) -> Cna:
-    """Read a tar archive of the tree, compressed in any way that Python knows.
+    """Read a tar archive of the tree, packed or not.
 
     Raises:
-        MalformedError: it is no such archive.
+        MalformedError: it is no such archive, or holds too much.
         SystemProblemError: it cannot be read.
     """
-    return _read(_files_of_archive(path), str(path))
+    return read_tree(files_of_archive(path, wants), str(path))
 
 
-def _files_of_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
-    top = folder / "cve"
-    if not top.is_dir():
-        raise MalformedError(f"{folder} is no tree of the kernel CNA", hint="it has a folder cve/published")
-    try:
-        for path in sorted(top.glob("*/*/CVE-*")):
-            if path.is_file() and not path.is_symlink():
-                with path.open("rb") as stream:
-                    yield path.relative_to(folder).as_posix(), stream.read(MAX_FILE + 1)
-    except OSError as problem:
-        raise SystemProblemError(f"{problem.filename or folder}: {problem.strerror}") from None
+def read_tree(files: Iterable[tuple[str, bytes]], where: str, *, part: bool = False) -> Cna:
+    """Read files of the tree, from wherever they come.
 
+    Args:
+        files: by their names in the tree; others among them are passed over.
+        where: for messages.
+        part: these are only some CVEs, perhaps none, each with all its files.
 
-def _files_of_archive(path: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                if member.isreg():
-                    stream = archive.extractfile(member)
-                    if stream is not None:
-                        yield posixpath.normpath(member.name), stream.read(MAX_FILE + 1)
-    except OSError as problem:
-        raise SystemProblemError(f"{path}: {problem.strerror}") from None
-    except (tarfile.TarError, EOFError, ValueError) as problem:
-        raise MalformedError(f"{path} is not a whole archive: {problem}") from None
-
-
-def _read(files: Iterable[tuple[str, bytes]], where: str) -> Cna:
+    Raises:
+        MalformedError: it is no tree of the CNA's.
+    """
     parts: dict[str, dict[str, bytes]] = {}
     rejected: set[str] = set()
     for name, content in files:
@@ -125,7 +120,7 @@ def _read(files: Iterable[tuple[str, bytes]], where: str) -> Cna:
             parts.setdefault(cve, {})[kind] = content
         if len(parts) > MAX_RECORDS:
             raise MalformedError(f"{where} holds more than {MAX_RECORDS} CVEs")
-    if not parts and not rejected:
+    if not parts and not rejected and not part:
         raise MalformedError(f"{where} is no tree of the kernel CNA", hint="it has a folder cve/published")
     records: dict[str, CveRecord] = {}
     aside: list[Aside] = []

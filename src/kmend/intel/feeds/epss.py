@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import re
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ class Epss:
     date: str
     scores: dict[str, tuple[float, float]]
     aside: tuple[Aside, ...]
+
+    @property
+    def at(self) -> int | None:
+        """When that day began, in seconds since 1970-01-01 UTC; None if the file does not say."""
+        try:
+            day = datetime.date.fromisoformat(self.date)
+        except ValueError:
+            return None
+        return int(datetime.datetime.combine(day, datetime.time(), datetime.timezone.utc).timestamp())
 
 
 def read_epss(text: str) -> Epss:

@@ -28,11 +28,13 @@ def cve(context: click.Context, name: str, as_json: bool) -> None:
     if found["kev_added"] is not None:
         due = f", due {moment(found['kev_due'])}" if found["kev_due"] is not None else ""
         click.echo(f"known to be exploited: listed {moment(found['kev_added'])}{due}")
+    _print_assessment(found["ssvc"])
     click.echo(f"{found['exposed']} hosts exposed")
     print_table(
         found["groups"],
         {"verdict": "VERDICT", "detail": "BY", "hosts": "HOSTS", "release": "KERNEL", "ring": "RING", "level": "LEVEL"},
     )
+    _print_stale(found["stale"])
 
 
 @click.command()
@@ -60,6 +62,7 @@ def explain(context: click.Context, host: str, name: str | None, as_json: bool) 
     click.echo(f"{found['cve']}: {found['verdict']}" + (f" ({found['detail']})" if found["detail"] else ""))
     if found["title"]:
         click.echo(f"  {found['title']}")
+    _print_assessment(found["ssvc"], "  ")
     for line in found["evidence"]:
         click.echo(f"  - {line}")
     _print_clocks(found)
@@ -92,6 +95,11 @@ def _print_clocks(found: dict[str, Any]) -> None:
             f"  {moment(change['at'])}  {change['verdict']}" + (f" ({change['detail']})" if change["detail"] else "")
         )
     click.echo(f"  rules: {found['rules']}, {found['applicability_rules']}")
+
+
+def _print_assessment(found: dict[str, str] | None, margin: str = "") -> None:
+    if found:
+        click.echo(f"{margin}CISA's assessment: " + ", ".join(f"{name} {word}" for name, word in found.items()))
 
 
 def _print_stale(names: list[str]) -> None:

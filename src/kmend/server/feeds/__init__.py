@@ -1,11 +1,28 @@
-"""Where the server gets what `kmend.intel` reads: Debian's changelog by the package client, kernel facts by `kmend-factory`.
+"""Where the server gets what `kmend.intel` reads: over the network, by the package client, out of git, from a file.
 
-What was got is kept in the cache, with when. The CNA's tree is given by whoever runs the server, as a checkout or an archive.
+Nothing is fetched that is not configured. What each source is, is told by `places`; `fetching` asks for a file only if it has
+changed, `repositories` reads a commit or what two of them differ in, `changelog` asks the package client, `facts` asks
+`kmend-factory`. Nothing here knows the database.
 """
 
 from kmend.server.feeds.changelog import Changelog, changelog
 from kmend.server.feeds.errors import FeedError
 from kmend.server.feeds.facts import facts_of
+from kmend.server.feeds.fetching import Fetched, fetch
+from kmend.server.feeds.places import FEEDS, Place, place_of
+from kmend.server.feeds.repositories import Repository
 from kmend.server.feeds.tree import tree
 
-__all__ = ["Changelog", "FeedError", "changelog", "facts_of", "tree"]
+__all__ = [
+    "FEEDS",
+    "Changelog",
+    "FeedError",
+    "Fetched",
+    "Place",
+    "Repository",
+    "changelog",
+    "facts_of",
+    "fetch",
+    "place_of",
+    "tree",
+]

@@ -21,6 +21,7 @@ from kmend.server.feeds.errors import FeedError
 
 PACKAGE = "linux-libc-dev"
 PLACE = f"./usr/share/doc/{PACKAGE}/changelog.Debian.gz"
+LISTS = Path("/var/lib/apt/lists")
 FRESH_SECONDS = 6 * 3600
 """Within these, the archive is not asked again."""
 _MAX_BYTES = 200 * 1024 * 1024
@@ -34,7 +35,8 @@ class Changelog:
 
     Attributes:
         version: of the package that it came with.
-        asked_at: when the archive was last asked for a newer one, in seconds since 1970-01-01 UTC.
+        asked_at: when the archive was last asked for a newer one, in seconds since 1970-01-01 UTC; or how old the client's own
+            lists of the archive are, if they are older: it knows of nothing newer than they do.
     """
 
     text: str
@@ -42,8 +44,11 @@ class Changelog:
     asked_at: int
 
 
-def changelog(*, now: int | None = None) -> Changelog:
+def changelog(*, now: int | None = None, strict: bool = False) -> Changelog:
     """The newest changelog that the configured archives have; from the cache if they were asked not long ago.
+
+    Args:
+        strict: one that is kept, and that is not fresh any more, is not handed out when the archives cannot be asked.
 
     Raises:
         FeedError: there is none, and none is kept; or it cannot be read.
@@ -57,7 +62,7 @@ def changelog(*, now: int | None = None) -> Changelog:
         try:
             return _fetch(folder)
         except KmendError as problem:
-            if kept is not None:
+            if kept is not None and not strict:
                 return _read(kept)  # its age is shown
             raise FeedError(f"Debian's changelog cannot be had: {problem.message}", hint=problem.hint) from None
 
@@ -99,4 +104,10 @@ def _read(path: Path) -> Changelog:
     except (zlib.error, gzip.BadGzipFile):
         raise FeedError(f"{path} is damaged", hint="remove it; it is fetched again") from None
     version = path.name.removeprefix("changelog-").removesuffix(".gz").replace("_", ":")
-    return Changelog(unpacked.decode("utf-8", errors="replace"), version, int(path.stat().st_mtime))
+    asked_at = int(path.stat().st_mtime)
+    return Changelog(unpacked.decode("utf-8", errors="replace"), version, min(asked_at, _lists_at() or asked_at))
+
+
+def _lists_at() -> int | None:
+    """How old the newest of the client's lists is; it gives them the time that the archive's signed index has."""
+    return max((int(path.stat().st_mtime) for path in LISTS.glob("*Release")), default=None)

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, func, select
 
 from kmend.intel.applicability import Applicability, Build, Presence, Reason, judge
+from kmend.intel.deadlines import Exploitation, Signals
 from kmend.intel.effective import Effective, effective
 from kmend.intel.ranges import fixed_in, read_dyad
 from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, Word, verdict
@@ -61,6 +62,8 @@ class HostVerdict:
         stale: feeds that are older than they may be.
         cvss: the CNA's vector; empty if it gives none.
         kev_added: when CISA listed it; None if it has not.
+        signals: the same, and CISA's assessment, for `kmend.intel.deadlines`.
+        exploitation: CISA's word for it, `none`, `poc` or `active`; empty if it has none.
     """
 
     verdict: Verdict
@@ -68,12 +71,18 @@ class HostVerdict:
     cvss: str
     kev_added: int | None
     epss: float | None
+    signals: Signals
+    exploitation: str
     feeds: Mapping[str, tuple[str, int]]
     stale: tuple[str, ...]
 
 
-STALE_SECONDS = {"cna": 7 * 86_400, "debian": 7 * 86_400, "kev": 3 * 86_400, "epss": 7 * 86_400}
-"""A feed that is older makes verdicts stale, which is shown."""
+STALE_SECONDS = {
+    "cna": 7 * 86_400, "debian": 7 * 86_400, "kev": 3 * 86_400, "epss": 7 * 86_400, "ssvc": 14 * 86_400,
+}  # fmt: skip
+"""A feed that is older makes verdicts stale, which is shown. CISA's table changes once in years, and is not among them."""
+NEEDED = ("cna", "debian")
+"""Without these, too."""
 
 
 def of_cve(connection: Connection, cve: str, rings: Collection[str] = ()) -> tuple[Group, ...]:
@@ -135,7 +144,7 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
     else:
         query = select(applicability).where(applicability.c.build_id == row.build_id)
         means = [kept(item) for item in connection.execute(query).all()]
-    ages, stale = _ages(connection, now)
+    old, stale = ages(connection, now)
     desk = _Desk(connection, cve)
     told, signals = _rows(connection, cves, cve), _rows(connection, cve_signals, cve)
     found = []
@@ -148,11 +157,40 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
                 record.cvss if record is not None else "",
                 signal.kev_added if signal is not None else None,
                 signal.epss if signal is not None else None,
-                ages,
+                signals_of(signal),
+                signal.ssvc_exploitation or "" if signal is not None else "",
+                old,
                 stale,
             )
         )
     return tuple(sorted(found, key=lambda item: (ORDER[item.verdict.word], item.verdict.cve)))
+
+
+def ages(connection: Connection, now: int) -> tuple[dict[str, tuple[str, int]], tuple[str, ...]]:
+    """Version and age in seconds of each feed that was imported; and which are missing, or older than they may be."""
+    rows = connection.execute(select(feeds)).all()
+    found = {row.name: (row.version, max(0, now - row.as_of)) for row in rows}
+    old = [name for name, (_, age) in found.items() if name in STALE_SECONDS and age > STALE_SECONDS[name]]
+    return found, tuple(old + [name for name in NEEDED if name not in found])
+
+
+def signals_of(row: Any, severity: float | None = None) -> Signals:
+    """What a row of `cve_signals` says, as deadlines and the ranking ask for it; None, where there is no row."""
+    if row is None:
+        return Signals(severity=severity)
+    answers = {"yes": True, "no": False, "total": True, "partial": False}
+    known = {item.value for item in Exploitation}
+    return Signals(
+        kev_added=row.kev_added,
+        kev_due=row.kev_due,
+        severity=severity,
+        automatable=answers.get(row.ssvc_automatable or ""),
+        total=answers.get(row.ssvc_impact or ""),
+        exploitation=Exploitation(row.ssvc_exploitation) if row.ssvc_exploitation in known else None,
+        percentile=row.percentile,
+        ransomware=bool(row.ransomware),
+        forensic=bool(row.forensic),
+    )
 
 
 def effective_of(connection: Connection, host: str, verdicts: Iterable[Verdict]) -> Effective | None:
@@ -292,10 +330,3 @@ def meaning(connection: Connection, cve: str, build_id: str) -> Applicability:
             cve, None, build or Build(package, frozenset(), None), rejected=record is not None and record.rejected
         )
     return judge(cve, record_of(record), build)
-
-
-def _ages(connection: Connection, now: int) -> tuple[dict[str, tuple[str, int]], tuple[str, ...]]:
-    rows = connection.execute(select(feeds)).all()
-    ages = {row.name: (row.version, max(0, now - row.as_of)) for row in rows}
-    missing = [name for name in ("cna", "debian") if name not in ages]
-    return ages, tuple([name for name, (_, age) in ages.items() if age > STALE_SECONDS.get(name, 0)] + missing)

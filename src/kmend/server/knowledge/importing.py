@@ -6,24 +6,27 @@ import datetime
 import functools
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from kmend.core.document import encode
 from kmend.core.errors import MalformedError
 from kmend.core.facts import KernelFacts
 from kmend.core.kernel import KernelRef
-from kmend.intel.feeds import Aside, Cna, CveRecord, DebianRelease, Epss, Kev
+from kmend.intel.feeds import Aside, BodRow, Cna, CveRecord, DebianRelease, Epss, Kev, Ssvc
 from kmend.intel.ranges import Pair
+from kmend.server import notices
+from kmend.server.knowledge import telling
+from kmend.server.notices import Event
 from kmend.server.store import Store
-from kmend.server.store.tables import cve_signals, cves, distro_fixes, feeds, kernel_facts
+from kmend.server.store.tables import cve_signals, cves, directive_rows, distro_fixes, feeds, kernel_facts
 
 PORTION = 250
 KEPT_ASIDE = 1000
-CNA, DEBIAN, KEV, EPSS = "cna", "debian", "kev", "epss"
+CNA, DEBIAN, KEV, EPSS, SSVC, BOD = "cna", "debian", "kev", "epss", "ssvc", "bod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Imported:
         changed: CVEs of which something is known that was not, or not so.
         rejected: those of them that were taken back.
         aside: records that could not be read.
+        added: those of `changed` of which nothing was known before, and that were not taken back.
     """
 
     feed: str
@@ -41,12 +45,20 @@ class Imported:
     changed: tuple[str, ...]
     rejected: tuple[str, ...] = ()
     aside: int = 0
+    added: tuple[str, ...] = ()
 
 
-def import_cna(store: Store, tree: Cna, *, version: str, as_of: int, now: int) -> Imported:
-    """The kernel CNA's tree. A record that is not there any more, and was not rejected, stays as it was."""
+def import_cna(
+    store: Store, tree: Cna, *, version: str, as_of: int, now: int, touched: Collection[str] | None = None
+) -> Imported:
+    """The kernel CNA's tree. A record that is not there any more, and was not rejected, stays as it was.
+
+    Args:
+        touched: the tree holds these CVEs alone, as far as they are still there; None: it is whole.
+    """
     with store.read() as connection:
         known = {row.cve: row for row in connection.execute(select(cves))}
+        aside = _aside(connection, CNA, tree.aside, touched)
     rows = {cve: _row(record, known.get(cve), now) for cve, record in tree.records.items()}
     changed = [cve for cve, row in rows.items() if cve not in known or not _same(known[cve], row)]
     rejected = [cve for cve in sorted(tree.rejected) if cve not in known or not known[cve].rejected]
@@ -55,13 +67,25 @@ def import_cna(store: Store, tree: Cna, *, version: str, as_of: int, now: int) -
     rows |= {cve: {"cve": cve, **gone} for cve in rejected}
     fresh = [rows[cve] for cve in (*changed, *rejected) if cve not in known]
     _portions(store, fresh, lambda connection, portion: connection.execute(insert(cves), portion))
-    for cve in (*changed, *rejected):
-        if cve in known:
-            rows[cve].pop("first_seen_at", None)
-            values = {"rejected": True, "changed_at": now} if cve in tree.rejected else rows[cve]
-            store.transact(functools.partial(_put, cve=cve, values=values))
-    _told(store, CNA, version, as_of, now, len(tree.records), tree.aside)
-    return Imported(CNA, len(tree.records), (*changed, *rejected), tuple(rejected), len(tree.aside))
+    other = [
+        (cve, {"rejected": True, "changed_at": now} if cve in tree.rejected else rows[cve])
+        for cve in (*changed, *rejected)
+        if cve in known
+    ]
+
+    def put(connection: Connection, portion: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        for cve, values in portion:
+            kept = {name: value for name, value in values.items() if name != "first_seen_at"}
+            connection.execute(update(cves).where(cves.c.cve == cve).values(**{**kept, "cve": cve}))
+
+    _portions(store, other, put)
+    with store.read() as connection:
+        count = connection.execute(
+            select(func.count()).select_from(cves).where(cves.c.rejected.is_(False))
+        ).scalar_one()
+    _told(store, CNA, version, as_of, now, len(tree.records) if touched is None else count, aside)
+    added = tuple(cve for cve in changed if cve not in known)
+    return Imported(CNA, len(tree.records), (*changed, *rejected), tuple(rejected), len(tree.aside), added)
 
 
 def import_changelog(store: Store, releases: Sequence[DebianRelease], *, as_of: int, now: int) -> Imported:
@@ -96,7 +120,10 @@ def import_changelog(store: Store, releases: Sequence[DebianRelease], *, as_of: 
 
 
 def import_kev(store: Store, catalogue: Kev, *, now: int) -> Imported:
-    """CISA's catalogue; what it does not list any more is not listed here either."""
+    """CISA's catalogue; what it does not list any more is not listed here either.
+
+    People are told of CVEs that it lists newly and that stand open in the fleet, in the transaction that writes these.
+    """
     wanted = {
         cve: {
             "kev_added": _midnight(entry.added),
@@ -107,13 +134,29 @@ def import_kev(store: Store, catalogue: Kev, *, now: int) -> Imported:
         for cve, entry in catalogue.entries.items()
     }
     none: dict[str, object] = {"kev_added": None, "kev_due": None, "forensic": None, "ransomware": None}
-    changed = _signals(store, wanted, none)
+    with store.read() as connection:
+        fresh = wanted.keys() - telling.exploited(connection, wanted)
+        notice = telling.of_listed(connection, fresh)
+    changed: tuple[str, ...] = ()
+    if notice is not None:
+        first = {cve: wanted[cve] for cve in fresh}
+
+        def tell(connection: Connection) -> None:
+            _put_signals(connection, first)
+            notices.post(connection, Event.CVE_EXPLOITED, notice.subject, notice.body, now)
+
+        store.transact(tell)
+        changed = tuple(first)
+    changed = tuple(sorted({*changed, *_signals(store, wanted, none)}))
     _told(store, KEV, catalogue.version, catalogue.released or now, now, len(wanted), catalogue.aside)
     return Imported(KEV, len(wanted), changed, aside=len(catalogue.aside))
 
 
 def import_epss(store: Store, scores: Epss, *, as_of: int, now: int) -> Imported:
-    """FIRST's scores, of CVEs that the CNA's tree has."""
+    """FIRST's scores, of CVEs that the CNA's tree has; the feed's version is that of the model.
+
+    Nobody is told of a score that has jumped: a new model moves all of them.
+    """
     with store.read() as connection:
         ours = set(connection.execute(select(cves.c.cve)).scalars())
     wanted = {
@@ -124,6 +167,53 @@ def import_epss(store: Store, scores: Epss, *, as_of: int, now: int) -> Imported
     changed = _signals(store, wanted, {"epss": None, "percentile": None})
     _told(store, EPSS, scores.model or scores.date, as_of, now, len(wanted), scores.aside)
     return Imported(EPSS, len(wanted), changed, aside=len(scores.aside))
+
+
+def import_ssvc(
+    store: Store, found: Ssvc, *, version: str, as_of: int, now: int, touched: Collection[str] | None = None
+) -> Imported:
+    """CISA's assessments, of CVEs that the CNA's tree has.
+
+    Args:
+        touched: these CVEs alone were looked at; None: all.
+    """
+    with store.read() as connection:
+        ours = set(connection.execute(select(cves.c.cve)).scalars())
+        aside = _aside(connection, SSVC, [item for item in found.aside if item.name in ours], touched)
+    # One that cannot be read is set aside, and what was known of it stays.
+    held = {item.name for item in found.aside}
+    wanted = {
+        cve: {"ssvc_exploitation": item.exploitation, "ssvc_automatable": item.automatable, "ssvc_impact": item.impact}
+        for cve, item in found.decisions.items()
+        if cve in ours
+    }
+    none: dict[str, object] = {"ssvc_exploitation": None, "ssvc_automatable": None, "ssvc_impact": None}
+    changed = _signals(store, wanted, none, lambda cve: cve not in held and (touched is None or cve in touched))
+    with store.read() as connection:
+        query = select(func.count()).select_from(cve_signals).where(cve_signals.c.ssvc_exploitation.is_not(None))
+        count = connection.execute(query).scalar_one()
+    _told(store, SSVC, version, as_of, now, count, aside)
+    return Imported(SSVC, len(wanted), changed, aside=len(aside))
+
+
+def import_bod(store: Store, rows: Sequence[BodRow], *, version: str, now: int) -> Imported:
+    """CISA's table of BOD 26-04."""
+
+    def replace(connection: Connection) -> None:
+        connection.execute(delete(directive_rows))
+        connection.execute(insert(directive_rows), [asdict(row) for row in rows])
+
+    store.transact(replace)
+    _told(store, BOD, version, now, now, len(rows), ())
+    return Imported(BOD, len(rows), ())
+
+
+def directive(connection: Connection) -> tuple[BodRow, ...]:
+    """CISA's table, as it was imported; empty if it was not."""
+    return tuple(
+        BodRow(row.in_kev, row.exposed, row.automatable, row.total, row.days, row.forensic)
+        for row in connection.execute(select(directive_rows))
+    )
 
 
 def import_facts(store: Store, facts: KernelFacts, *, now: int) -> str:
@@ -178,25 +268,34 @@ def _same(known: Any, row: Mapping[str, Any]) -> bool:
     )
 
 
-def _put(connection: Connection, cve: str, values: Mapping[str, Any]) -> None:
-    connection.execute(update(cves).where(cves.c.cve == cve).values(**{**values, "cve": cve}))
+def _signals(
+    store: Store,
+    wanted: Mapping[str, Mapping[str, object]],
+    none: Mapping[str, object],
+    ends: Callable[[str], bool] = lambda cve: True,
+) -> tuple[str, ...]:
+    """Write some columns of `cve_signals`; returns the CVEs whose have changed.
 
-
-def _signals(store: Store, wanted: Mapping[str, Mapping[str, object]], none: Mapping[str, object]) -> tuple[str, ...]:
-    """Write some columns of `cve_signals`; returns the CVEs whose have changed."""
+    Args:
+        none: what they are of CVEs that are not wanted,
+        ends: if this says so.
+    """
     with store.read() as connection:
         known = {row.cve: row for row in connection.execute(select(cve_signals))}
-    fresh = [{"cve": cve, **values} for cve, values in wanted.items() if cve not in known]
-    other = {cve: values for cve, values in wanted.items() if cve in known and not _same(known[cve], values)}
-    other |= {cve: none for cve, row in known.items() if cve not in wanted and not _same(row, none)}
-    _portions(store, fresh, lambda connection, portion: connection.execute(insert(cve_signals), portion))
+    other = {cve: values for cve, values in wanted.items() if cve not in known or not _same(known[cve], values)}
+    other |= {cve: none for cve, row in known.items() if cve not in wanted and not _same(row, none) and ends(cve)}
+    _portions(store, list(other.items()), lambda connection, portion: _put_signals(connection, dict(portion)))
+    return tuple(sorted(other))
 
-    def put(connection: Connection, portion: Sequence[tuple[str, Mapping[str, object]]]) -> None:
-        for cve, values in portion:
-            connection.execute(update(cve_signals).where(cve_signals.c.cve == cve).values(**values))
 
-    _portions(store, list(other.items()), put)
-    return tuple(sorted({*(str(row["cve"]) for row in fresh), *other}))
+def _put_signals(connection: Connection, values: Mapping[str, Mapping[str, object]]) -> None:
+    table = cve_signals
+    there = set(connection.execute(select(table.c.cve).where(table.c.cve.in_(list(values)))).scalars())
+    fresh = [{"cve": cve, **row} for cve, row in values.items() if cve not in there]
+    if fresh:
+        connection.execute(insert(table), fresh)
+    for cve in there:
+        connection.execute(update(table).where(table.c.cve == cve).values(**values[cve]))
 
 
 def _portions(store: Store, rows: Sequence[Any], work: Callable[[Connection, Sequence[Any]], object]) -> None:
@@ -207,6 +306,17 @@ def _portions(store: Store, rows: Sequence[Any], work: Callable[[Connection, Seq
 
 def _with(work: Callable[[Connection, Sequence[Any]], object], portion: Sequence[Any], connection: Connection) -> None:
     work(connection, portion)
+
+
+def _aside(
+    connection: Connection, name: str, found: Sequence[Aside], touched: Collection[str] | None
+) -> tuple[Aside, ...]:
+    """What is set aside of a feed after a part of it was read: what was before, and was not looked at, still is."""
+    if touched is None:
+        return tuple(found)
+    kept = connection.execute(select(feeds.c.aside).where(feeds.c.name == name)).scalar()
+    before = [Aside(str(item), str(why)) for item, why in json.loads(kept or "[]")]
+    return (*(item for item in before if item.name not in touched), *found)
 
 
 def _told(store: Store, name: str, version: str, as_of: int, now: int, records: int, aside: Sequence[Aside]) -> None:

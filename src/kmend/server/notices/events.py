@@ -18,4 +18,6 @@ class Event(str, enum.Enum):
     HOST_SILENT = "host.silent"
     REPOSITORY_STALE = "repository.stale"
     KEY_EXHAUSTED = "key.exhausted"
+    CVES_IMPORTED = "cves.imported"
+    CVE_EXPLOITED = "cve.exploited"
     TEST = "channel.test"

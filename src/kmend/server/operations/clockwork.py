@@ -29,12 +29,14 @@ class Duty:
         work: does it, at a time in seconds since 1970-01-01 UTC.
         every: seconds between two turns.
         shared: one process does it for all.
+        cancel: ends a turn that is under way, if turns are long; the clockwork is stopping then.
     """
 
     name: str
     work: Callable[[int], object]
     every: float
     shared: bool = True
+    cancel: Callable[[], object] | None = None
 
 
 @dataclass(slots=True)
@@ -72,6 +74,9 @@ class Clockwork:
     def stop(self) -> None:
         """End after the turns under way, and let other processes have the leases at once."""
         self._stop.set()
+        for duty in self.duties:
+            if duty.cancel is not None:
+                duty.cancel()
         for thread in self._threads:
             thread.join()
         mine = [duty.name for duty in self.duties if duty.shared and self._held[duty.name].until]

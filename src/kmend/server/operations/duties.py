@@ -14,7 +14,7 @@ from kmend.server.config import ServerConfig
 from kmend.server.hosts import periods, upkeep
 from kmend.server.notices import Event, outbox
 from kmend.server.notices.sending import Sender
-from kmend.server.operations import authority, metrics
+from kmend.server.operations import authority, feeding, metrics
 from kmend.server.operations.certificates import ServedCertificate
 from kmend.server.operations.clockwork import Duty
 from kmend.server.repository import Mirror, refreshing
@@ -71,6 +71,7 @@ class Duties:
             Duty("mirror", lambda now: self.mirror.reload(), 0.5, shared=False),
             Duty("gauges", self._gauges, 15, shared=False),
             Duty("certificate", self._certificate, 600, shared=False),
+            *feeding.Feeder(self.config, self.store).duties(),
         ]
 
     def close(self) -> None:
@@ -150,4 +151,5 @@ def count(connection: Connection, now: int, *, attempts: int) -> None:
         for word, number in found.items():
             gauge.labels(state=word).set(number)
     metrics.hosts_silent.set(overdue)
+    feeding.count(connection, now)
     metrics.outbox.set(outbox.waiting(connection, attempts=attempts))

@@ -50,6 +50,20 @@ leader = Gauge("kmend_server_leads", "Whether this process holds the lease of a 
 hosts = Gauge("kmend_server_hosts", "Hosts by state.", ["state"], registry=registry)
 hosts_silent = Gauge("kmend_server_hosts_overdue", "Enrolled hosts whose check-in is overdue.", registry=registry)
 rollouts = Gauge("kmend_server_rollouts", "Rollouts by state.", ["state"], registry=registry)
+feed_fetches = Counter(
+    "kmend_server_feed_fetches_total", "Looks at a feed's source, by outcome: new, same, failed.", ["feed", "outcome"],
+    registry=registry,
+)  # fmt: skip
+feed_age = Gauge("kmend_server_feed_age_seconds", "How old what a feed says is.", ["feed"], registry=registry)
+feed_failures = Gauge(
+    "kmend_server_feed_failures",
+    "Failed looks at a feed's source since the last good one.",
+    ["feed"],
+    registry=registry,
+)
+feed_aside = Gauge(
+    "kmend_server_feed_set_aside", "Records of a feed that could not be read.", ["feed"], registry=registry
+)
 outbox = Gauge("kmend_server_outbox", "Notices that wait to be sent.", registry=registry)
 
 

@@ -397,7 +397,7 @@ outbox = Table(
 feeds = Table(
     "feeds",
     metadata,
-    Column("name", Text, primary_key=True),  # cna, debian, kev, epss
+    Column("name", Text, primary_key=True),  # cna, debian, kev, epss, ssvc, bod
     Column("version", Text, nullable=False),
     Column("as_of", BigInteger, nullable=False),  # how old what it says is
     Column("imported_at", BigInteger, nullable=False),
@@ -431,6 +431,9 @@ cve_signals = Table(
     Column("ransomware", Boolean),
     Column("epss", Float),
     Column("percentile", Float),
+    Column("ssvc_exploitation", Text),  # none, poc, active; empty: the assessment does not say
+    Column("ssvc_automatable", Text),  # no, yes; empty likewise
+    Column("ssvc_impact", Text),  # partial, total; empty likewise
 )
 
 distro_fixes = Table(
@@ -576,3 +579,31 @@ inventory = Table(
     Column("scope", Text, nullable=False),
 )
 """The organisation's own list of its machines, with or without an agent, as it was imported last."""
+
+feed_sources = Table(
+    "feed_sources",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("source", Text, nullable=False),  # digest of what is configured; empty: only imported by hand
+    Column("tried_at", BigInteger),
+    Column("checked_at", BigInteger),  # when the source last said what there is, or that it is nothing new
+    Column("next_at", BigInteger, nullable=False),  # whoever fetches it sets this first, so that no other one does
+    Column("failures", Integer, nullable=False),  # since it succeeded last
+    Column("error", Text, nullable=False),  # of the last try; empty: it succeeded
+    Column("hint", Text, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("modified", Text, nullable=False),
+    Column("begun_at", BigInteger),  # of an import that is not finished: judged, and told of
+)
+
+directive_rows = Table(
+    "directive_rows",
+    metadata,
+    Column("in_kev", Boolean, primary_key=True),
+    Column("exposed", Boolean, primary_key=True),
+    Column("automatable", Boolean, primary_key=True),
+    Column("total", Boolean, primary_key=True),
+    Column("days", Integer),  # None: with the next upgrade of the system
+    Column("forensic", Boolean, nullable=False),
+)
+"""CISA's BOD 26-04, as it was imported."""

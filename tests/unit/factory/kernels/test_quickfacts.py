@@ -16,11 +16,11 @@ from tests.unit.factory.kernels.test_makefiles import TREE
 from kmend.core import document
 from kmend.core.facts import KernelFacts, KernelModule, MadeFrom
 from kmend.core.kernel import KernelIdentity, KernelRef
-from kmend.factory.kernels.tree import EnvironmentDiffersError
 from kmend.factory.kernels.indexing import KernelError
 from kmend.factory.kernels.makefiles import Told
 from kmend.factory.kernels.outline import Outline
 from kmend.factory.kernels.quickfacts import assemble, quick_facts
+from kmend.factory.kernels.tree import EnvironmentDiffersError
 
 REF = KernelRef.parse("debian:6.1.0-9-amd64@6.1.8-1")
 VERSION = "#1 SMP Debian 6.1.8-1 (2026-07-02)"

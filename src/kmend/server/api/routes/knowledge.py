@@ -13,18 +13,22 @@ from sqlalchemy import select
 
 from kmend.intel.applicability import RULES as APPLICABILITY_RULES
 from kmend.intel.clocks import clocks
+from kmend.intel.deadlines import Signals
 from kmend.intel.verdicts import RULES, Word
 from kmend.server.access.permissions import Caller, Permission
 from kmend.server.api.guarding import needs
 from kmend.server.api.routes.hosts import HostId, visible
 from kmend.server.api.services import Services
 from kmend.server.compliance import answers, exceptions
+from kmend.server.feeds import place_of
 from kmend.server.knowledge import (
     HostVerdict,
     Timeline,
+    ages,
     effective_of,
     of_cve,
     of_host,
+    signals_of,
     timeline_of,
     timelines_of_host,
 )
@@ -58,7 +62,9 @@ class CveView(msgspec.Struct, frozen=True):
     Attributes:
         cvss: the CNA's vector, a worst case; empty where it gives none.
         kev_added, kev_due: seconds since 1970-01-01 UTC; null if CISA does not list it.
+        ssvc: CISA's assessment: `exploitation`, `automatable`, `impact`, as far as it says; null if there is none.
         closed_by: kernel build -> levels that close it.
+        stale: feeds that are missing, or older than they may be.
     """
 
     cve: str
@@ -69,9 +75,11 @@ class CveView(msgspec.Struct, frozen=True):
     kev_added: int | None
     kev_due: int | None
     epss: float | None
+    ssvc: dict[str, str] | None
     closed_by: dict[str, tuple[int, ...]]
     exposed: int
     groups: tuple[GroupView, ...]
+    stale: tuple[str, ...]
     rules: str
 
 
@@ -79,6 +87,7 @@ class VerdictView(msgspec.Struct, frozen=True):
     """What is true of a CVE on a host, and what that rests on.
 
     Attributes:
+        ssvc: as above.
         feeds: name -> [version, age in seconds].
         stale: feeds that are missing, or older than they may be.
         published: when the CVE was, or else when this server first read of it; 0 if that is not known.
@@ -98,6 +107,7 @@ class VerdictView(msgspec.Struct, frozen=True):
     cvss: str
     kev_added: int | None
     epss: float | None
+    ssvc: dict[str, str] | None
     evidence: tuple[str, ...]
     feeds: dict[str, tuple[str, int]]
     stale: tuple[str, ...]
@@ -168,17 +178,31 @@ class FeedView(msgspec.Struct, frozen=True):
     """A feed.
 
     Attributes:
-        age: seconds, of what it says.
+        version: empty if it was not imported yet.
+        age: seconds, of what it says; null likewise.
+        stale: it is missing although verdicts need it, or older than it may be.
         aside: records that could not be read, and why; the first thousand.
+        source: where it is fetched from by itself, without passwords; empty if it is only imported by hand.
+        tried_age, checked_age: seconds since its source was asked last, and since that succeeded; null if it never was.
+        next_at: when it is asked again, in seconds since 1970-01-01 UTC; null if it is not.
+        failures: since it succeeded last; `error` and `hint` say why.
     """
 
     name: str
     version: str
-    age: int
-    imported_at: int
+    age: int | None
+    stale: bool
+    imported_at: int | None
     records: int
     aside_count: int
     aside: tuple[tuple[str, str], ...]
+    source: str
+    tried_age: int | None
+    checked_age: int | None
+    next_at: int | None
+    failures: int
+    error: str
+    hint: str
 
 
 @get("/cves/{cve:str}", opt=needs(Permission.READ), sync_to_thread=True)
@@ -188,6 +212,7 @@ def show_cve(services: NamedDependency[Services], caller: NamedDependency[Caller
         groups = of_cve(connection, cve, caller.rings)
         record = connection.execute(select(tables.cves).where(tables.cves.c.cve == cve)).first()
         signal = connection.execute(select(tables.cve_signals).where(tables.cve_signals.c.cve == cve)).first()
+        _, stale = ages(connection, services.clock())
         closing = tables.level_cves.c
         rows = connection.execute(
             select(closing.build_id, closing.level).where(closing.cve == cve).order_by(closing.build_id, closing.level)
@@ -204,6 +229,7 @@ def show_cve(services: NamedDependency[Services], caller: NamedDependency[Caller
         kev_added=signal.kev_added if signal is not None else None,
         kev_due=signal.kev_due if signal is not None else None,
         epss=signal.epss if signal is not None else None,
+        ssvc=_assessment(signal.ssvc_exploitation or "", signals_of(signal)) if signal is not None else None,
         closed_by=closed_by,
         exposed=sum(group.hosts for group in groups if group.verdict.open),
         groups=tuple(
@@ -213,6 +239,7 @@ def show_cve(services: NamedDependency[Services], caller: NamedDependency[Caller
             )
             for item in groups
         ),
+        stale=stale,
         rules=RULES,
     )  # fmt: skip
 
@@ -264,17 +291,40 @@ def explain_cve(
 
 @get("/feeds", opt=needs(Permission.READ), sync_to_thread=True)
 def list_feeds(services: NamedDependency[Services]) -> tuple[FeedView, ...]:
-    """What was imported, how old it is, and what of it could not be read."""
+    """What was imported, how old it is, what of it could not be read, where it comes from, and what went wrong with that."""
     with services.store.read() as connection:
-        rows = connection.execute(select(tables.feeds).order_by(tables.feeds.c.name)).all()
+        imported = {row.name: row for row in connection.execute(select(tables.feeds))}
+        tried = {row.name: row for row in connection.execute(select(tables.feed_sources))}
+        _, stale = ages(connection, services.clock())
+    configured = services.config.feeds.configured
+    names = sorted({*imported, *configured, *(stale if configured or imported else ())})
+    return tuple(_feed(name, services, imported.get(name), tried.get(name), name in stale) for name in names)
+
+
+def _feed(name: str, services: Services, row: Any, source: Any, stale: bool) -> FeedView:
     now = services.clock()
-    return tuple(
-        FeedView(
-            row.name, row.version, max(0, now - row.as_of), row.imported_at, row.records, row.aside_count,
-            tuple((str(name), str(why)) for name, why in json.loads(row.aside)),
-        )
-        for row in rows
-    )  # fmt: skip
+    written = services.config.feeds.configured.get(name, "")
+
+    def ago(moment: int | None) -> int | None:
+        return max(0, now - moment) if moment is not None and written else None
+
+    return FeedView(
+        name=name,
+        version=row.version if row is not None else "",
+        age=max(0, now - row.as_of) if row is not None else None,
+        stale=stale,
+        imported_at=row.imported_at if row is not None else None,
+        records=row.records if row is not None else 0,
+        aside_count=row.aside_count if row is not None else 0,
+        aside=tuple((str(item), str(why)) for item, why in json.loads(row.aside)) if row is not None else (),
+        source=str(place_of(name, written)) if written else "",
+        tried_age=ago(source.tried_at) if source is not None else None,
+        checked_age=ago(source.checked_at) if source is not None else None,
+        next_at=source.next_at if source is not None and written else None,
+        failures=source.failures if source is not None and written else 0,
+        error=source.error if source is not None and written else "",
+        hint=source.hint if source is not None and written else "",
+    )
 
 
 _NOTHING_BEFORE = Timeline(0, (), clocks((), 0))
@@ -286,11 +336,21 @@ def _view(item: HostVerdict, before: Timeline) -> dict[str, Any]:
     found, told = item.verdict, before.clocks
     return {
         "cve": found.cve, "verdict": found.word, "detail": found.detail, "open": found.open, "title": item.title,
-        "cvss": item.cvss, "kev_added": item.kev_added, "epss": item.epss, "evidence": found.evidence,
+        "cvss": item.cvss, "kev_added": item.kev_added, "epss": item.epss,
+        "ssvc": _assessment(item.exploitation, item.signals), "evidence": found.evidence,
         "feeds": dict(item.feeds), "stale": item.stale, "published": before.published, "since": told.since,
         "open_since": told.open_since, "fix_since": told.fix_since, "closed_since": told.closed_since,
         "exposed": told.exposed, "reopened": told.reopened, "rules": RULES, "applicability_rules": APPLICABILITY_RULES,
     }  # fmt: skip
+
+
+def _assessment(exploitation: str, signals: Signals) -> dict[str, str] | None:
+    said = {
+        "exploitation": exploitation,
+        "automatable": {True: "yes", False: "no", None: ""}[signals.automatable],
+        "impact": {True: "total", False: "partial", None: ""}[signals.total],
+    }
+    return {name: word for name, word in said.items() if word} or None
 
 
 router = Router("/", tags=["cves"], route_handlers=[show_cve, cves_of_host, explain_cve, list_feeds])
