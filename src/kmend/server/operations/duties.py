@@ -10,7 +10,7 @@ from sqlalchemy import Connection, case, delete, func, select
 
 from kmend.server import notices, rollouts
 from kmend.server.config import ServerConfig
-from kmend.server.hosts import upkeep
+from kmend.server.hosts import modulesets, upkeep
 from kmend.server.notices import Event, outbox
 from kmend.server.notices.sending import Sender
 from kmend.server.operations import authority, metrics
@@ -101,7 +101,7 @@ class Duties:
         def work(connection: Connection) -> int:
             outbox.prune(connection, now - retention.notices * DAY)
             connection.execute(delete(tables.idempotency).where(tables.idempotency.c.at < now - IDEMPOTENCY_SECONDS))
-            return upkeep.prune_reports(connection, now, days=retention.reports)
+            return max(upkeep.prune_reports(connection, now, days=retention.reports), modulesets.prune(connection, now))
 
         while self.store.transact(work) == upkeep.MAX_AT_ONCE:
             pass

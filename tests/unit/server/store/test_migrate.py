@@ -19,7 +19,7 @@ KINDS = ("sqlite", "postgresql")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_steps_lead_to_the_tables(databases: Databases, kind: str) -> None:
     url = databases.empty(kind)
-    assert migrate(url) == ("0001", "0002")
+    assert migrate(url) == ("0001", "0002", "0003_modules")
     assert migrate(url) == ()
     engine = make_engine(url)
     with engine.connect() as connection:
