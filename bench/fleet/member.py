@@ -19,7 +19,7 @@ from kmend.agent.identity import Identity
 from kmend.agent.recovery import TAINT_DIE
 from kmend.agent.states import State
 from kmend.core.manifest import Manifest
-from kmend.core.wire import MAX_ITEMS, HeldLevel, HostFacts, Offer, Remark, RunningBuild, StateReport
+from kmend.core.wire import MAX_ITEMS, HeldLevel, HostFacts, ModuleReport, Offer, Remark, RunningBuild, StateReport
 
 HARDWARE = ("Sim Systems S1", "Sim Systems S2", "Modelled Metal M7", "QEMU Standard PC")
 ROLES = ("web", "database", "batch", "edge")
@@ -133,6 +133,10 @@ class Member:
     def drop_offer(self) -> None:
         """No offer holds any more."""
         self._offer = None
+
+    def modules(self) -> ModuleReport | None:
+        """It has none."""
+        return None
 
     def mirrored(self) -> int:
         """Version of the repository's timestamp that it knows."""

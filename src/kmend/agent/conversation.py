@@ -20,6 +20,7 @@ from kmend.core.wire import (
     Answer,
     CheckIn,
     HostFacts,
+    ModuleReport,
     Offer,
     Purpose,
     Refusal,
@@ -29,6 +30,7 @@ from kmend.core.wire import (
 )
 from kmend.trust import hostkey
 
+_TAG_LENGTH = 16
 MAX_LEAP = 2**40
 """So far ahead of a host's own counter a server may have seen one of it; otherwise a few lies would use up all that there are."""
 T = TypeVar("T")
@@ -79,11 +81,13 @@ class Acknowledged:
     Attributes:
         report: digest of the state report; at: the time that it names.
         answer: tag of the offer that is kept.
+        modules: tag of the module report; empty if the server has never asked for one.
     """
 
     report: str = ""
     at: int = 0
     answer: str = ""
+    modules: str = ""
     format: str = "kmend-acknowledged/1"
 
 
@@ -93,6 +97,7 @@ class Taken:
 
     Attributes:
         again: the server wants the state report; the check-in has to be sent once more.
+        modules: it wants the module report too.
         offer: a new one; None if the one that is kept holds.
     """
 
@@ -101,12 +106,18 @@ class Taken:
     offer: Offer | None
     timestamp: str
     again: bool = False
+    modules: bool = False
 
 
 def timed(report: StateReport, kept: Acknowledged, now: int) -> StateReport:
     """The report with its time: that of the acknowledged one if nothing else has changed, else now."""
     same = replace(report, at=kept.at)
     return same if sha256_hex(encode(same)) == kept.report else replace(report, at=now)
+
+
+def tag_of(report: ModuleReport | None) -> str:
+    """What a check-in calls a module report; empty for none."""
+    return sha256_hex(encode(report))[:_TAG_LENGTH] if report is not None else ""
 
 
 def compose(
@@ -118,6 +129,8 @@ def compose(
     offered: bool,
     timestamp: int,
     full: bool = False,
+    modules: ModuleReport | None = None,
+    wanted: bool = False,
 ) -> CheckIn:
     """The next check-in.
 
@@ -125,10 +138,13 @@ def compose(
         offered: an offer is kept, so that its tag may be named.
         timestamp: version of the repository's timestamp that is known here.
         full: send the report whether or not it has been acknowledged.
+        modules: the module report that holds now; None if there is none.
+        wanted: the server has asked for it. Without that it goes along, once it has changed, to a server that had one before.
     """
-    digest = sha256_hex(encode(report))
-    state = report if full or digest != kept.report else None
-    return CheckIn(host, counter, report.boot_id, digest, state, kept.answer if offered else "", timestamp)
+    digest, tag = sha256_hex(encode(report)), tag_of(modules)
+    beside = modules if tag and (wanted or kept.modules not in ("", tag)) else None
+    state = report if full or beside is not None or digest != kept.report else None
+    return CheckIn(host, counter, report.boot_id, digest, state, kept.answer if offered else "", timestamp, tag, beside)
 
 
 def headers(host: str, server: str, purpose: Purpose, body: bytes, sign: Sign) -> dict[str, str]:
@@ -138,9 +154,18 @@ def headers(host: str, server: str, purpose: Purpose, body: bytes, sign: Sign) -
 
 
 def take(
-    status: int, content: bytes, message: CheckIn, report: StateReport, *, retry_after: float | None = None
+    status: int,
+    content: bytes,
+    message: CheckIn,
+    report: StateReport,
+    before: Acknowledged,
+    *,
+    retry_after: float | None = None,
 ) -> Taken:
     """What the answer to a check-in means.
+
+    Args:
+        before: what the server had acknowledged when it was sent.
 
     Raises:
         CounterBehindError, ClonedError, ServerError: it is refused, or cannot be read.
@@ -154,9 +179,16 @@ def take(
             )
         raise problem
     answer = read(Answer, content)
-    if answer.send_state and message.state is None:
-        return Taken(Acknowledged(answer=message.answer), answer.next, None, answer.timestamp, again=True)
-    return Taken(Acknowledged(message.report, report.at, answer.answer), answer.next, answer.offer, answer.timestamp)
+    state = answer.send_state and message.state is None
+    modules = answer.send_modules and message.module_report is None and bool(message.modules)
+    if state or modules:
+        return Taken(
+            Acknowledged(answer=message.answer), answer.next, None, answer.timestamp, again=True, modules=modules
+        )
+    known = message.modules if message.module_report is not None or before.modules == message.modules else ""
+    return Taken(
+        Acknowledged(message.report, report.at, answer.answer, known), answer.next, answer.offer, answer.timestamp
+    )
 
 
 def split(host: str, server: str, seed: bytes, told: HostFacts) -> Split:

@@ -22,6 +22,7 @@ from kmend.core.wire import (
     Enrolled,
     Enrolment,
     HostFacts,
+    ModuleReport,
     NewsRequest,
     Offer,
     Purpose,
@@ -97,6 +98,9 @@ class Party(Protocol):
     def report(self, machine: str, at: int) -> StateReport:
         """Its state now, with that time."""
 
+    def modules(self) -> ModuleReport | None:
+        """What it says of its modules; None if it does not."""
+
     def mirrored(self) -> int:
         """Version of the repository's timestamp that it has; 0 for none."""
 
@@ -118,13 +122,13 @@ def check_in(party: Party) -> Generator[Message, Reply, CheckedIn]:
         SystemProblemError: the counter cannot be kept; then nothing was sent.
     """
     identity = party.identity()
-    full = split = False
+    full = split = modules = False
     for _ in range(ATTEMPTS):
         here = party.machine() or identity.machine
         try:
             if here != identity.machine:
                 raise ClonedError("this machine is not the one that was enrolled")
-            taken = yield from _try(party, identity, here, full=full)
+            taken = yield from _try(party, identity, here, full=full, modules=modules)
         except CounterBehindError as problem:
             party.counter_behind(problem.last)
         except ClonedError:
@@ -136,7 +140,7 @@ def check_in(party: Party) -> Generator[Message, Reply, CheckedIn]:
                 if problem.word in NO_LONGER_A_MEMBER:
                     party.drop_offer()
                 raise
-            full, split = False, True
+            full, split, modules = False, True, False
         except ServerError as problem:
             if problem.word in NO_LONGER_A_MEMBER:
                 party.drop_offer()
@@ -144,7 +148,7 @@ def check_in(party: Party) -> Generator[Message, Reply, CheckedIn]:
         else:
             if not taken.again:
                 return _keep(party, taken)
-            full = True
+            full, modules = True, modules or taken.modules
     raise ServerError("the server does not come to an end with this host's check-in", hint="look at its log")
 
 
@@ -172,7 +176,7 @@ def news(identity: Identity, seen: str, now: int, wait: int, sign: conversation.
     return Message(NEWS_PATH, body, conversation.headers(identity.host, identity.server, Purpose.NEWS, body, sign))
 
 
-def _try(party: Party, identity: Identity, here: str, *, full: bool) -> Generator[Message, Reply, Taken]:
+def _try(party: Party, identity: Identity, here: str, *, full: bool, modules: bool) -> Generator[Message, Reply, Taken]:
     kept = party.kept()
     report = conversation.timed(party.report(here, kept.at), kept, party.now())
     message = conversation.compose(
@@ -183,12 +187,14 @@ def _try(party: Party, identity: Identity, here: str, *, full: bool) -> Generato
         offered=party.offer() is not None,
         timestamp=party.mirrored(),
         full=full,
+        modules=party.modules(),
+        wanted=modules,
     )
     body = encode(message)
     reply = yield Message(
         CHECK_IN_PATH, body, conversation.headers(identity.host, identity.server, Purpose.CHECK_IN, body, party.sign)
     )
-    return conversation.take(reply.status, reply.content, message, report, retry_after=reply.retry_after)
+    return conversation.take(reply.status, reply.content, message, report, kept, retry_after=reply.retry_after)
 
 
 def _keep(party: Party, taken: Taken) -> CheckedIn:

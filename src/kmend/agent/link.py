@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from kmend.agent import conversation, exchange, machine, offers, reporting, statefile
+from kmend.agent import conversation, exchange, machine, modulereport, offers, reporting, statefile
 from kmend.agent.config import Config
 from kmend.agent.conversation import Acknowledged, ServerError
 from kmend.agent.exchange import CheckedIn, Message
@@ -20,7 +20,7 @@ from kmend.agent.paths import Paths
 from kmend.agent.session import Session
 from kmend.core import durable
 from kmend.core.errors import SystemProblemError
-from kmend.core.wire import MAX_ANSWER_BYTES, HostFacts, Offer, StateReport
+from kmend.core.wire import MAX_ANSWER_BYTES, HostFacts, ModuleReport, Offer, StateReport
 from kmend.trust import hostkey
 from kmend.trust.network import Network
 from kmend.trust.transport import Reply, Transport
@@ -137,6 +137,9 @@ class _Filed:
 
     def report(self, machine: str, at: int) -> StateReport:
         return reporting.report(self._session, machine, self._credentials.boots(self._session.boot_id), at)
+
+    def modules(self) -> ModuleReport | None:
+        return modulereport.report(self._session)
 
     def mirrored(self) -> int:
         return conversation.version_of(mirrored(self._paths))

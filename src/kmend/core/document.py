@@ -22,6 +22,13 @@ T = TypeVar("T")
 
 MAX_DEPTH = 16
 DEFAULT_MAX_BYTES = 4 * 1024 * 1024
+_LATER = "kmend.later"
+LATER = types.MappingProxyType({_LATER: True})
+"""`dataclasses.field(default=..., metadata=LATER)`: a member that came after a document's form was first in use.
+
+It is left out of the document while it holds its default, so that a document which has nothing to say there keeps the bytes and
+the digest that it always had.
+"""
 
 
 def encode(value: object) -> bytes:
@@ -37,7 +44,11 @@ def pretty(value: object) -> str:
 def plain(value: object) -> object:
     """`value` as JSON's own types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if _LATER not in field.metadata or getattr(value, field.name) != field.default
+        }
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, dict):

@@ -307,6 +307,17 @@ class Manifest:
         """Every CVE that the livepatch closes, sorted."""
         return tuple(sorted({cve for fix in self.fixes for cve in fix.cves}))
 
+    def objects_of(self, cve: str) -> tuple[str, ...]:
+        """The objects in which functions are replaced for a CVE, in the manifest's order.
+
+        All of them if its fixes change a file that no replaced function comes from: a header may reach into any.
+        """
+        files = {file for fix in self.fixes if cve in fix.cves for file in fix.files}
+        sources = {target.name: {function.source for function in target.functions} for target in self.objects}
+        if not files <= set().union(*sources.values()):
+            return tuple(sources)
+        return tuple(name for name, found in sources.items() if found & files)
+
 
 def missing_fixes(current: Manifest, candidate: Manifest) -> frozenset[str]:
     """Fixes that `current` has and `candidate` lacks; not empty means that going there is a regression (DESIGN, section 5)."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from kmend.core.document import LATER
 from kmend.core.errors import MalformedError
 from kmend.core.kernel import check_build_id
 from kmend.core.manifest import check_level
@@ -32,11 +33,16 @@ MAX_ANSWER_BYTES = 64 * 1024
 MAX_TEXT = 300
 MAX_ITEMS = 64
 MAX_COUNTER = 2**53
+MAX_LOADED = 2000
+MAX_BARRED = 1000
+MAX_ABSENT = 1000
+MAX_MODULE_NAME = 64
 
 _HOST_ID = re.compile(r"[0-9a-f]{32}")
 _SERVER_ID = re.compile(r"[0-9a-f]{32}")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _BOOT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_TAG = re.compile(r"[0-9a-f]{16,64}")
 _TAG_NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 
 
@@ -236,7 +242,8 @@ class StateReport:
         tainted: the kernel's taint flags.
         stopped: what keeps kmend from loading anything; empty if nothing does.
         accepts_return: this host's policy lets the server send it back to the level before while it soaks.
-        modules: names of the loaded kernel modules that the repository's levels patch, or all where they are few.
+        modules: empty; what a host says of its modules is a document of its own (`ModuleReport`), which this one cannot hold: a
+            server that does not know a member would not find the digest that the host names.
     """
 
     at: int
@@ -265,6 +272,45 @@ class StateReport:
         _check_items("remarks", self.remarks)
         if len(self.modules) > 2000 or any(len(name) > 64 or not name.isprintable() for name in self.modules):
             raise MalformedError("the list of modules is not believable")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleReport:
+    """Which modules a host has loaded, and which it can load (docs/decisions/0028-modules-of-a-host.md).
+
+    It is sent apart from the state, since it is larger and changes at other times. Names are as the kernel has them, with `_`,
+    sorted.
+
+    Attributes:
+        loaded: all of them; for those that no level patches, that nothing bars, and that are on the disk, as it was some hours
+            ago at most.
+        barred: that nothing on the host loads by name: what modprobe runs for them loads nothing, or the kernel was told to
+            refuse them. Some may be loaded all the same.
+        absent: of the running kernel's modules those that are not on the disk.
+        sealed: nothing can be loaded any more on this boot (`kernel.modules_disabled`).
+        unpatched: objects that the level in force should patch, and that are loaded without being patched.
+        installed: package version of the newest kernel that is installed; empty if that is not known.
+    """
+
+    loaded: tuple[str, ...]
+    barred: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    sealed: bool = False
+    unpatched: tuple[str, ...] = ()
+    installed: str = ""
+
+    def __post_init__(self) -> None:
+        for what, names, most in (
+            ("loaded", self.loaded, MAX_LOADED),
+            ("barred", self.barred, MAX_BARRED),
+            ("absent", self.absent, MAX_ABSENT),
+            ("unpatched", self.unpatched, MAX_LOADED),
+        ):
+            if len(names) > most:
+                raise MalformedError(f"there are {len(names)} modules that are {what}; {most} are accepted")
+            if any(not 0 < len(name) <= MAX_MODULE_NAME or not name.isprintable() for name in names):
+                raise MalformedError(f"the list of modules that are {what} is not believable")
+        _check_text("installed", self.installed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +379,9 @@ class CheckIn:
         state: that report; only if the server has not acknowledged this very one.
         answer: tag of the last answer that the host has kept; empty for none.
         timestamp: version of the repository's timestamp metadata that it has verified; 0 for none.
+        modules: tag of the module report that holds now, which the host chooses: another one for another report; empty if it
+            makes none.
+        module_report: that report; only if the server wants it, and beside the state, so that what is kept holds both.
     """
 
     host: str
@@ -342,6 +391,8 @@ class CheckIn:
     state: StateReport | None = None
     answer: str = ""
     timestamp: int = 0
+    modules: str = field(default="", metadata=LATER)
+    module_report: ModuleReport | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_host_id(self.host)
@@ -349,6 +400,10 @@ class CheckIn:
         _check_counter(self.counter)
         _checked(_KEY, self.report, "a report's digest")
         _check_text("answer", self.answer)
+        if self.modules:
+            _checked(_TAG, self.modules, "the tag of a module report")
+        if self.module_report is not None and (not self.modules or self.state is None):
+            raise MalformedError("a module report comes with its tag, and beside the state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +442,7 @@ class Answer:
             unseen: the host verifies it; when its version is not the one that the host has, the repository is looked at.
         offer: None if it is the one that the host has.
         send_state: the server does not have this state report.
+        send_modules: the server does not have this module report.
     """
 
     answer: str
@@ -394,6 +450,7 @@ class Answer:
     timestamp: str
     offer: Offer | None = None
     send_state: bool = False
+    send_modules: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not 1 <= self.next <= 7 * 86_400:

@@ -16,7 +16,7 @@ from kmend.intel.feeds.cna import CveRecord
 from kmend.intel.ranges import is_vulnerable
 from kmend.intel.versions import KernelVersion
 
-RULES = "kmend-applicability/1"
+RULES = "kmend-applicability/2"
 """Stands beside every answer: a change of these rules changes it."""
 _VMLINUX = "vmlinux"
 _ARCHITECTURES = {
@@ -92,6 +92,7 @@ class Applicability:
         objects: which hold the code: `vmlinux`, modules; empty if none does, or it is not known.
         evidence: what it rests on, a line each.
         in_c: a file in C that the fix changes was compiled.
+        complete: nothing but `objects` can have the code: of no file, such as a header, it is unknown where it went.
     """
 
     cve: str
@@ -101,6 +102,7 @@ class Applicability:
     objects: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     in_c: bool = False
+    complete: bool = False
 
 
 def judge(cve: str, record: CveRecord | None, build: Build, *, rejected: bool = False) -> Applicability:
@@ -122,7 +124,7 @@ def judge(cve: str, record: CveRecord | None, build: Build, *, rejected: bool = 
     release = build.release
     if not is_vulnerable(record.pairs, release):
         return Applicability(cve, False, Reason.RELEASE, Presence.UNKNOWN, (), (_of_release(record, release),))
-    presence, objects, evidence = locate(record.files, build.facts)
+    presence, objects, evidence, complete = locate(record.files, build.facts)
     told = f"Linux {release} has it, by the CNA's ranges"
     if taken_back:
         told += "; the distro names it before this build, and again later: the first fix was taken back"
@@ -131,17 +133,17 @@ def judge(cve: str, record: CveRecord | None, build: Build, *, rejected: bool = 
         return Applicability(cve, False, Reason.NOT_BUILT, presence, (), evidence)
     affected = None if presence is Presence.UNKNOWN else True
     in_c = build.facts is not None and any(name.endswith(".c") and name in build.facts.sources for name in record.files)
-    return Applicability(cve, affected, Reason.PRESENT, presence, objects, evidence, in_c)
+    return Applicability(cve, affected, Reason.PRESENT, presence, objects, evidence, in_c, complete)
 
 
-def locate(files: Iterable[str], facts: KernelFacts | None) -> tuple[Presence, tuple[str, ...], tuple[str, ...]]:
-    """Where the code of these files is: how, in which objects, and what that rests on.
+def locate(files: Iterable[str], facts: KernelFacts | None) -> tuple[Presence, tuple[str, ...], tuple[str, ...], bool]:
+    """Where the code of these files is: how, in which objects, what that rests on, and whether it can be nowhere else.
 
     `not built` needs evidence for every file that may be code of the kernel: one that is not known, and be it a header, makes the
     whole unknown, unless another file is there.
     """
     if facts is None:
-        return Presence.UNKNOWN, (), ("nobody has looked into this build",)
+        return Presence.UNKNOWN, (), ("nobody has looked into this build",), False
     named = [name for name in files if not name.startswith(_BESIDE)]
     objects: dict[str, None] = {}
     lines: list[str] = []
@@ -172,8 +174,8 @@ def locate(files: Iterable[str], facts: KernelFacts | None) -> tuple[Presence, t
         lines.append("the record names no file of the kernel's")
     if objects:
         presence = Presence.BUILT_IN if _VMLINUX in objects else Presence.MODULE
-        return presence, tuple(objects), tuple(lines)
-    return (Presence.UNKNOWN if open_questions else Presence.NOT_BUILT), (), tuple(lines)
+        return presence, tuple(objects), tuple(lines), not open_questions
+    return (Presence.UNKNOWN if open_questions else Presence.NOT_BUILT), (), tuple(lines), not open_questions
 
 
 _left: dict[int, tuple[KernelFacts, frozenset[str]]] = {}

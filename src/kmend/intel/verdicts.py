@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 from kmend.intel.applicability import Applicability, Presence, Reason
 
-RULES = "kmend-verdicts/1"
+RULES = "kmend-verdicts/2"
+NOT_PRESENT = "component not present"
 _VMLINUX = "vmlinux"
+_MAX_TOLD = 8
 
 
 class Word(str, enum.Enum):
@@ -63,7 +65,10 @@ class HostKernel:
         level: in force, or on its way; 0 for none.
         transition: the kernel still changes over to it.
         modules: that are loaded; None if the host has not said.
-        barred: modules that nothing can load there: barred by name, and not loaded.
+        barred: modules that nothing on the host loads by name; one that is loaded all the same is not barred.
+        absent: modules of the kernel build that are not on the host's disk.
+        sealed: nothing that is not loaded can be loaded any more on this boot.
+        unpatched: objects that the level in force should patch, and that are there without being patched.
         installed: package version of the newest kernel that is installed; empty if the host has not said.
     """
 
@@ -71,6 +76,9 @@ class HostKernel:
     transition: bool = False
     modules: frozenset[str] | None = None
     barred: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
+    sealed: bool = False
+    unpatched: frozenset[str] = frozenset()
     installed: str = ""
 
 
@@ -94,21 +102,70 @@ class Verdict:
         return self.word not in CLOSED
 
 
-def verdict(found: Applicability, host: HostKernel, levels: Sequence[Level], *, fixed_in: str = "") -> Verdict:
+class Holding(str, enum.Enum):
+    """How a host holds a module; a value follows the module's name in a sentence."""
+
+    LOADED = "is loaded"
+    LOADABLE = "is not loaded, and is loaded as soon as something asks for it"
+    BARRED = "is not loaded, and is barred from loading"
+    SEALED = "is not loaded, and this boot loads no more modules"
+    ABSENT = "is not loaded, and is not on the disk"
+
+
+def holding(module: str, host: HostKernel) -> Holding | None:
+    """How a host holds a module; None if it has not said which ones it has loaded."""
+    if host.modules is None:
+        return None
+    if module in host.modules:
+        return Holding.LOADED
+    if module in host.absent:
+        return Holding.ABSENT
+    if host.sealed:
+        return Holding.SEALED
+    return Holding.BARRED if module in host.barred else Holding.LOADABLE
+
+
+def verdict(
+    found: Applicability, host: HostKernel, levels: Sequence[Level], *, fixed_in: str = "", ready: bool = False
+) -> Verdict:
     """What is true of a CVE on a host.
 
     Args:
         found: what it means for the host's kernel build.
         levels: published for that build.
         fixed_in: the distro's first package version that has it mended; empty if there is none yet.
+        ready: the newest kernel that is installed has it mended.
     """
-    possible = _possible(found, host, levels, fixed_in)
+    holdings = _holdings(found, host)
+    possible = _possible(found, host, levels, fixed_in, ready=ready)
+    possible += _kept_out(found, holdings)
     word, detail, line = min(possible, key=lambda item: ORDER[item[0]])
-    return Verdict(found.cve, word, detail, (*found.evidence, *((line,) if line else ())))
+    told = tuple(f"{name} {how.value}" for name, how in list(holdings.items())[:_MAX_TOLD])
+    if len(holdings) > _MAX_TOLD:
+        told += (f"{len(holdings) - _MAX_TOLD} more modules have it",)
+    return Verdict(found.cve, word, detail, (*found.evidence, *told, *((line,) if line else ())))
+
+
+def _holdings(found: Applicability, host: HostKernel) -> dict[str, Holding]:
+    """The modules with the code, if it is only in modules, and the host has said how it holds them."""
+    if found.affected is False or found.presence is not Presence.MODULE:
+        return {}
+    return {name: how for name in found.objects if (how := holding(name, host)) is not None}
+
+
+def _kept_out(found: Applicability, holdings: Mapping[str, Holding]) -> list[tuple[Word, str, str]]:
+    """What follows from modules that cannot be loaded: of all that may have the code, or of none."""
+    ways = set(holdings.values())
+    if not ways or not found.complete or ways & {Holding.LOADED, Holding.LOADABLE}:
+        return []
+    if ways == {Holding.ABSENT}:
+        return [(Word.NOT_AFFECTED, NOT_PRESENT, "")]
+    names = ", ".join(sorted(holdings)[:_MAX_TOLD])
+    return [(Word.MITIGATED, f"{names} cannot be loaded", "")]
 
 
 def _possible(
-    found: Applicability, host: HostKernel, levels: Sequence[Level], fixed_in: str
+    found: Applicability, host: HostKernel, levels: Sequence[Level], fixed_in: str, *, ready: bool
 ) -> list[tuple[Word, str, str]]:
     if found.affected is False:
         if found.reason is Reason.FIXED_IN_BUILD:
@@ -120,16 +177,13 @@ def _possible(
     closing = [level for level in levels if found.cve in level.cves]
     for level in closing:
         possible.append(_of_level(found, level, host))
-    if found.presence is Presence.MODULE and host.modules is not None:
-        objects = set(found.objects)
-        if objects <= host.barred and not objects & host.modules:
-            names = ", ".join(sorted(objects))
-            possible.append(
-                (Word.MITIGATED, f"{names} cannot be loaded", f"{names}: not loaded, and barred from loading")
-            )
     if fixed_in:
-        line = f"{fixed_in} has it mended" + (f"; {host.installed} is installed" if host.installed else "")
-        possible.append((Word.NEEDS_REBOOT, fixed_in, line))
+        line = f"{fixed_in} has it mended"
+        if ready:
+            line += f"; {host.installed} is installed, and waits for a restart"
+        elif host.installed:
+            line += f"; {host.installed} is the newest that is installed"
+        possible.append((Word.NEEDS_REBOOT, f"{fixed_in}, installed" if ready else fixed_in, line))
     return possible
 
 
@@ -138,7 +192,13 @@ def _of_level(found: Applicability, level: Level, host: HostKernel) -> tuple[Wor
     if level.level == host.level:
         if host.transition:
             return Word.PENDING, name, f"{name} is on its way in"
-        missing = _not_patched(found.cve, level, host)
+        objects = _objects(found, level)
+        left_out = sorted(host.unpatched & objects if objects else host.unpatched)
+        if left_out:
+            names = ", ".join(left_out)
+            line = f"{name} is in force, and the kernel has not patched {names} with it"
+            return Word.BLOCKED, f"{name}: {names} is not patched", line
+        missing = sorted(objects - {_VMLINUX} - host.modules) if host.modules is not None else []
         if not missing:
             return Word.LIVE_PATCHED, name, f"{name} is in force, and its transition is over"
         # The livepatch lies in wait: the module is patched as it is loaded.
@@ -152,8 +212,8 @@ def _of_level(found: Applicability, level: Level, host: HostKernel) -> tuple[Wor
     return Word.AVAILABLE, name, f"{name} closes it"
 
 
-def _not_patched(cve: str, level: Level, host: HostKernel) -> tuple[str, ...]:
-    objects = level.objects.get(cve, ())
-    if host.modules is None:
-        return ()
-    return tuple(name for name in objects if name != _VMLINUX and name not in host.modules)
+def _objects(found: Applicability, level: Level) -> frozenset[str]:
+    """The objects that the level has to patch for a CVE; empty if that is not known."""
+    objects = frozenset(level.objects.get(found.cve, ()))
+    # A fix with a header counts for every object of its level; what was compiled knows better.
+    return objects & frozenset(found.objects) or objects

@@ -16,7 +16,7 @@ from kmend.agent.conversation import Acknowledged
 from kmend.agent.exchange import CheckedIn, Message
 from kmend.agent.identity import Identity
 from kmend.core.errors import SystemProblemError
-from kmend.core.wire import HostFacts, Offer, RunningBuild, StateReport
+from kmend.core.wire import HostFacts, ModuleReport, Offer, RunningBuild, StateReport
 from kmend.trust import hostkey
 from kmend.trust.errors import UnreachableError
 from kmend.trust.transport import Reply
@@ -62,6 +62,7 @@ class MemoryParty:
         self.here = machine
         self.boot_id = str(uuid.UUID(int=1, version=4))
         self.level_state = "idle"
+        self.module_report: ModuleReport | None = None
 
     def read(self, name: str, default: Any = None) -> Any:
         return self.disk.files.get(name, default)
@@ -106,6 +107,9 @@ class MemoryParty:
     def report(self, machine: str, at: int) -> StateReport:
         kernel = RunningBuild(BUILD_ID, "6.1.0-50-cloud-amd64", "#1 SMP Debian 6.1.176-1", "x86_64")
         return StateReport(at, self.boot_id, kernel, self.facts(machine), self.level_state, accepts_return=True)
+
+    def modules(self) -> ModuleReport | None:
+        return self.module_report
 
     def mirrored(self) -> int:
         return 7

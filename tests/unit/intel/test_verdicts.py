@@ -12,7 +12,7 @@ from kmend.intel.applicability import Applicability, Presence, Reason
 from kmend.intel.verdicts import CLOSED, HostKernel, Level, Word, verdict
 
 CVE = "CVE-2026-3001"
-OPEN = Applicability(CVE, True, Reason.PRESENT, Presence.MODULE, ("exfat",), ("net/x.c is in exfat",))
+OPEN = Applicability(CVE, True, Reason.PRESENT, Presence.MODULE, ("exfat",), ("net/x.c is in exfat",), complete=True)
 BUILT_IN = Applicability(CVE, True, Reason.PRESENT, Presence.BUILT_IN, ("vmlinux",))
 UNKNOWN = Applicability(CVE, None, Reason.NO_RECORD, Presence.UNKNOWN)
 HERE = Level(2, frozenset({CVE}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
@@ -17,7 +17,7 @@ from kmend.core.document import encode
 from kmend.core.manifest import sha256_hex
 from kmend.core.wire import Answer, CheckIn, Offer, Purpose, StateReport
 from kmend.server.access import audit
-from kmend.server.hosts import periods, refusals, slots
+from kmend.server.hosts import modulesets, periods, refusals, slots
 from kmend.server.hosts.directions import Directions
 from kmend.server.hosts.refusals import Refused
 from kmend.server.hosts.seen import Direction, Seen
@@ -93,6 +93,7 @@ class Known:
     answer: str
     refuses: str
     cloned_at: int
+    modules: str = ""
 
 
 _COLUMNS = [hosts.c[name] for name in Known.__slots__]
@@ -110,12 +111,15 @@ class Accepted:
     Attributes:
         changes: columns of the host's row that change besides its counter.
         report: to be kept as evidence; None if none came.
+        lists: of modules' names, that the changes name: digest -> JSON.
     """
 
     seen: Seen
     changes: Mapping[str, object]
     report: StateReport | None
     send_state: bool
+    send_modules: bool = False
+    lists: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +166,20 @@ def judge(known: Known | None, received: Received, server: str) -> Outcome:
         changes |= {"boot_id": message.boot_id, "boots": json.dumps(boots), "resyncs": 0}
     if report is not None and message.report != known.report:
         changes |= columns(message.report, report)
+    lists: dict[str, str] = {}
+    news = message.modules != known.modules
+    if message.module_report is not None and news:
+        values, lists = modulesets.columns(message.modules, message.module_report)
+        changes |= values
+    elif news and known.modules:
+        changes |= modulesets.NONE  # what was said before holds no more
     return Accepted(
         _seen(known, message, report, rebooted=rebooted),
         changes,
-        report if message.report != known.report else None,
+        report if message.report != known.report or lists else None,
         send_state=report is None and message.report != known.report,
+        send_modules=bool(message.modules) and news and message.module_report is None,
+        lists=lists,
     )
 
 
@@ -383,10 +396,12 @@ def _answer(
     wait = slots.until_next(accepted.seen.host, circumstances.interval, circumstances.now)
     if direction.within:
         wait = min(wait, direction.within)
-    if accepted.send_state:
+    if accepted.send_state or accepted.send_modules:
         wait = 1
     same = tag == received.message.answer
-    return Answer(tag, wait, circumstances.timestamp, None if same else offer, accepted.send_state)
+    return Answer(
+        tag, wait, circumstances.timestamp, None if same else offer, accepted.send_state, accepted.send_modules
+    )
 
 
 def _row(received: Received, answer: Answer, now: int) -> dict[str, object]:
@@ -410,6 +425,8 @@ def _write(
 ) -> None:
     if rows:
         connection.execute(_UPDATE, rows)
+    lists = [outcome.lists for outcome in outcomes if isinstance(outcome, Accepted)]
+    modulesets.keep(connection, {digest: content for item in lists for digest, content in item.items()}, now)
     others: dict[str, periods.Standing] = {}
     for received, outcome in zip(batch, outcomes, strict=True):
         host = received.message.host

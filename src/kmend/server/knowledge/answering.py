@@ -17,9 +17,10 @@ from kmend.intel.applicability import Applicability, Build, Presence, Reason, ju
 from kmend.intel.deadlines import Exploitation, Signals
 from kmend.intel.effective import Effective, effective
 from kmend.intel.ranges import fixed_in, read_dyad
-from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, Word, verdict
+from kmend.intel.verdicts import ORDER, Level, Verdict, Word, verdict
 from kmend.intel.versions import KernelVersion
 from kmend.server.hosts.periods import ON_ITS_WAY
+from kmend.server.knowledge import surroundings
 from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.knowledge.fixes import first_fixes
 from kmend.server.knowledge.judging import build_of, kept, record_of
@@ -35,6 +36,9 @@ from kmend.server.store.tables import (
     level_cves,
     ring_levels,
 )
+
+_ALIKE = ("build_id", "release", "ring", "level", "trying", "phase", "refuses", *surroundings.COLUMNS)
+"""Hosts that do not differ in these columns have the same verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +100,12 @@ def of_cve(connection: Connection, cve: str, rings: Collection[str] = ()) -> tup
     """
     if not is_known(connection, cve):
         raise NotKnownError(f"nothing that was imported names {cve[:40]}", hint="kmend-server feeds list")
+    alike = [hosts.c[name] for name in _ALIKE]
     query = (
-        select(hosts.c.build_id, hosts.c.release, hosts.c.ring, hosts.c.level, hosts.c.trying, hosts.c.phase, hosts.c.refuses,
-               func.count().label("number"))
+        select(*alike, func.count().label("number"))
         .where(hosts.c.state == "enrolled", hosts.c.build_id != "")
-        .group_by(hosts.c.build_id, hosts.c.release, hosts.c.ring, hosts.c.level, hosts.c.trying, hosts.c.phase, hosts.c.refuses)
-    )  # fmt: skip
+        .group_by(*alike)
+    )
     if rings:
         query = query.where(hosts.c.ring.in_(sorted(rings)))
     found: dict[tuple[str, str, str, str, int], Group] = {}
@@ -240,7 +244,8 @@ class _Desk:
     def __init__(self, connection: Connection, cve: str) -> None:
         self._connection = connection
         self._cve = cve
-        self._closing: dict[str, dict[str, list[int]]] = {}
+        self._closing: dict[str, dict[str, dict[int, tuple[str, ...]]]] = {}
+        self._surroundings = surroundings.Surroundings(connection)
         self._free: dict[tuple[str, str], int] = {}
         self._recalls: dict[tuple[str, int], str] = {}
         self._fixes = first_fixes(connection, cve)
@@ -248,35 +253,41 @@ class _Desk:
     def verdict(self, means: Applicability, host: Any) -> Verdict:
         """What is true on a host (or on many that are alike), a row of `hosts`."""
         on_its_way = host.phase in ON_ITS_WAY and bool(host.trying)
-        kernel = HostKernel(host.trying if on_its_way else host.level, on_its_way)
+        modules = means.presence is Presence.MODULE
+        kernel = self._surroundings.of(host, host.trying if on_its_way else host.level, on_its_way, modules=modules)
         fix = self._fixes.get(means.cve)
-        return verdict(means, kernel, self._levels(means.cve, host), fixed_in=fix.package if fix is not None else "")
+        fixed = fix.package if fix is not None else ""
+        ready = bool(fixed) and self._surroundings.is_in(fixed, host.installed)
+        return verdict(means, kernel, self._levels(means.cve, host), fixed_in=fixed, ready=ready)
 
     def _levels(self, cve: str, host: Any) -> list[Level]:
         """Levels that close it on the host's build, with who holds each of them back from this host."""
-        numbers = self._closing_of(host.build_id).get(cve, ())
-        if not numbers:
+        closing = self._closing_of(host.build_id).get(cve, {})
+        if not closing:
             return []
         refused = set(json.loads(host.refuses))
         free = max(self._free_in(host.build_id, host.ring), host.level)
         found = []
-        for number in numbers:
+        for number, objects in closing.items():
             rules = tuple(
                 rule for rule, holds in (("the host", number in refused), ("rollout", number > free)) if holds
             )
             blocked = self._recalled(host.build_id, number)
-            found.append(Level(number, frozenset({cve}), withheld=rules, blocked=blocked))
+            found.append(Level(number, frozenset({cve}), {cve: objects}, withheld=rules, blocked=blocked))
         return found
 
-    def _closing_of(self, build_id: str) -> dict[str, list[int]]:
+    def _closing_of(self, build_id: str) -> dict[str, dict[int, tuple[str, ...]]]:
+        """CVE -> level that closes it -> objects that it patches for that; none if it is not known."""
         if build_id not in self._closing:
             table = level_cves.c
-            query = select(table.cve, table.level).where(table.build_id == build_id).order_by(table.level)
+            query = (
+                select(table.cve, table.level, table.objects).where(table.build_id == build_id).order_by(table.level)
+            )
             if self._cve:
                 query = query.where(table.cve == self._cve)
-            found: dict[str, list[int]] = {}
+            found: dict[str, dict[int, tuple[str, ...]]] = {}
             for row in self._connection.execute(query):
-                found.setdefault(row.cve, []).append(row.level)
+                found.setdefault(row.cve, {})[row.level] = tuple(json.loads(row.objects))
             self._closing[build_id] = found
         return self._closing[build_id]
 

@@ -67,7 +67,7 @@ def kept(row: Any) -> Applicability:
     """An answer that was written before."""
     return Applicability(
         row.cve, row.affected, Reason(row.reason), Presence(row.presence), tuple(json.loads(row.objects)),
-        tuple(json.loads(row.evidence)), row.in_c,
+        tuple(json.loads(row.evidence)), row.in_c, row.complete,
     )  # fmt: skip
 
 
@@ -184,4 +184,5 @@ def _row(build_id: str, item: Applicability) -> dict[str, object]:
         "objects": json.dumps(item.objects),
         "evidence": json.dumps(item.evidence),
         "in_c": item.in_c,
+        "complete": item.complete,
     }

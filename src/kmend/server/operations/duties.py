@@ -11,7 +11,7 @@ from sqlalchemy import Connection, case, delete, func, select
 
 from kmend.server import knowledge, notices, rollouts
 from kmend.server.config import ServerConfig
-from kmend.server.hosts import periods, upkeep
+from kmend.server.hosts import modulesets, periods, upkeep
 from kmend.server.notices import Event, outbox
 from kmend.server.notices.sending import Sender
 from kmend.server.operations import authority, feeding, metrics
@@ -107,7 +107,7 @@ class Duties:
         def work(connection: Connection) -> int:
             outbox.prune(connection, now - retention.notices * DAY)
             connection.execute(delete(tables.idempotency).where(tables.idempotency.c.at < now - IDEMPOTENCY_SECONDS))
-            return upkeep.prune_reports(connection, now, days=retention.reports)
+            return max(upkeep.prune_reports(connection, now, days=retention.reports), modulesets.prune(connection, now))
 
         def forget(connection: Connection) -> int:
             knowledge.prune_answers(connection, now, days=retention.history)

@@ -7,6 +7,7 @@ in last. What cannot be verified raises, and the tables stay as they are.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -214,7 +215,10 @@ def _insert(connection: Connection, level: _Level, now: int) -> None:
     key = {"build_id": kernel.build_id, "level": record.level}
     connection.execute(insert(level_fixes), [{**key, "fix": fix} for fix in sorted(manifest.fix_digests)])
     if manifest.cves:
-        connection.execute(insert(level_cves), [{**key, "cve": cve} for cve in manifest.cves])
+        connection.execute(
+            insert(level_cves),
+            [{**key, "cve": cve, "objects": json.dumps(manifest.objects_of(cve))} for cve in manifest.cves],
+        )
 
 
 def _finish(

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -123,6 +124,14 @@ hosts = Table(
     Column("agent", Text, nullable=False, default=""),
     Column("trouble", Text, nullable=False, default=""),  # the worst remark's kind
     Column("refuses", Text, nullable=False, default="[]"),  # JSON list: levels that it does not load by itself
+    # the last module report; lists of names by their digest in `module_sets`
+    Column("modules", Text, nullable=False, default="", server_default=text("''")),  # its tag; empty: there is none
+    Column("loaded", Text, nullable=False, default="", server_default=text("''")),  # empty: not known
+    Column("barred", Text, nullable=False, default="", server_default=text("''")),  # empty: none
+    Column("absent", Text, nullable=False, default="", server_default=text("''")),  # empty: none
+    Column("sealed", Boolean, nullable=False, default=False, server_default=false()),  # nothing more can be loaded
+    Column("unpatched", Text, nullable=False, default="[]", server_default=text("'[]'")),  # JSON list
+    Column("installed", Text, nullable=False, default="", server_default=text("''")),  # newest kernel's package version
     Index(None, "ring", "state"),
     Index(None, "build_id", "level"),
     Index(None, "name"),
@@ -204,6 +213,8 @@ level_cves = Table(
     Column("build_id", Text, primary_key=True),
     Column("level", Integer, primary_key=True),
     Column("cve", Text, primary_key=True),
+    # JSON list: in which the level replaces functions for it; empty: not known
+    Column("objects", Text, nullable=False, default="[]", server_default=text("'[]'")),
     Index(None, "cve"),
 )
 
@@ -469,6 +480,8 @@ applicability = Table(
     Column("objects", Text, nullable=False),  # JSON list
     Column("evidence", Text, nullable=False),  # JSON list
     Column("in_c", Boolean, nullable=False),
+    # `objects` are all that may have it
+    Column("complete", Boolean, nullable=False, default=False, server_default=false()),
     Index(None, "cve"),
 )
 """What a CVE means for a kernel build; computed when a feed or the facts have changed, by `kmend.intel.applicability`."""
@@ -607,3 +620,14 @@ directive_rows = Table(
     Column("forensic", Boolean, nullable=False),
 )
 """CISA's BOD 26-04, as it was imported."""
+
+# What hosts say of their modules
+
+module_sets = Table(
+    "module_sets",
+    metadata,
+    Column("digest", Text, primary_key=True),  # SHA-256 of `names`
+    Column("names", Text, nullable=False),  # JSON list, sorted
+    Column("used_at", BigInteger, nullable=False),  # when a host has named it last, or some hours before
+)
+"""Lists of modules' names, each kept once however many hosts have it."""

@@ -19,7 +19,7 @@ KINDS = ("sqlite", "postgresql")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_steps_lead_to_the_tables(databases: Databases, kind: str) -> None:
     url = databases.empty(kind)
-    assert migrate(url) == ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+    assert migrate(url) == ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
     assert migrate(url) == ()
     engine = make_engine(url)
     with engine.connect() as connection:
