@@ -319,11 +319,16 @@ def _rows(framework: str, file: Path, certification: str, impact: int) -> Sequen
     return read_rows(text, json.loads if file.suffix == ".json" else tomllib.loads)
 
 
+def _within(hours: int | None) -> str:
+    if hours is None:
+        return "next upgrade"
+    return f"{hours / 24:g} d" if hours % 24 == 0 else f"{hours} h"
+
+
 def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
     shown = [{
         **row,
-        "within": "next upgrade" if row["hours"] is None else f"{row['hours'] / 24:g} d" if row["hours"] % 24 == 0
-        else f"{row['hours']} h",
+        "within": _within(row["hours"]) + (", traces secured first" if row["forensic"] else ""),
         "held": f"{_day(row['valid_from'])} - {_day(row['valid_to'])}",
         "read": "second-hand" if row["second_hand"] else "",
     } for row in rows]  # fmt: skip

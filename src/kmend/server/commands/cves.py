@@ -103,5 +103,10 @@ def _print_assessment(found: dict[str, str] | None, margin: str = "") -> None:
 
 
 def _print_stale(names: list[str]) -> None:
-    if names:
-        click.echo(f"stale: {', '.join(names)} is missing or too old; what is not affected may be affected by now")
+    for what, feeds in (
+        ("what is not affected may be affected by now", ("cna", "debian")),
+        ("listings, scores and assessments may be others by now", ("kev", "epss", "ssvc", "bod")),
+    ):
+        found = [name for name in names if name in feeds]
+        if found:
+            click.echo(f"stale: {', '.join(found)} {'is' if len(found) == 1 else 'are'} missing or too old; {what}")
