@@ -149,10 +149,10 @@ def _marks(paths: Paths, release: str) -> tuple[tuple[str, int, int, int], ...]:
     for path in _sources(paths, release):
         try:
             state = path.stat()
-        except OSError:
-            found.append((str(path), 0, 0, 0))
+        except OSError as problem:
+            found.append((str(path), 0, 0, problem.errno or 0))
         else:
-            found.append((str(path), state.st_mtime_ns, state.st_size, state.st_ino))
+            found.append((str(path), state.st_ctime_ns, state.st_size, state.st_ino))
     return tuple(found)
 
 

@@ -39,6 +39,5 @@ def missing(order: str, builtin: str, dep: str) -> dict[str, str]:
 
 def files(path: str) -> tuple[str, ...]:
     """The files in which the module may be, that the build has at a path."""
-    stem, _, name = path.rpartition("/")
-    bare = name[: name.index(".")]
-    return tuple(f"{stem}/{bare}{suffix}" for suffix in FILES)
+    stem = path[: path.index(".", path.rfind("/") + 1)]
+    return tuple(stem + suffix for suffix in FILES)
