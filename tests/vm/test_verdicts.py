@@ -1,4 +1,4 @@
-"""What the server says of CVEs on a real kernel: before a livepatch, while it is in force, after it is taken off, after a restart."""
+"""What the server says of CVEs on a real kernel: before a livepatch, while it is in force, once it is off, after a restart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kmend.core.process import run
 
 CVE = FIXES[0].cve
 NAME = "kmend.example"
-RECORDS = re.compile(r"cve/published/2026/CVE-2026-(529[0-4][0-9]|68386)\\.(json|dyad)")
+RECORDS = re.compile(r"cve/published/2026/CVE-2026-(529[0-4][0-9]|68386)\.(json|dyad)")
 """A few dozen, with both that the levels close."""
 CHANGELOG = """linux ({fixed}) bookworm-security; urgency=high
 
@@ -53,8 +53,8 @@ def informed(served: Served, published: Published, folder: Path) -> None:
     run([FACTORY, "kernel", "facts", str(scenario.kernel), "-o", facts], timeout=900)
     for feed, place in (("cna", records), ("debian", changelog), ("facts", facts)):
         served.command("feeds", "import", feed, str(place), "--config", str(served.config), "--json")
-    where = ["--keys", served.data / "keys", "--repository", served.repository]
-    run([FACTORY, "publish", *where, published.folder / "level-1"])
+    keys = served.data / "keys"
+    run([FACTORY, "publish", "--keys", keys, "--repository", served.repository, published.folder / "level-1"])
     served.wait_for_level(1)
 
 
