@@ -38,9 +38,10 @@ class Served:
 
     Args:
         database: URL; empty for SQLite in its folder.
+        names: more names that its certificate is for.
     """
 
-    def __init__(self, folder: Path, *, database: str = "", interval: int = 60) -> None:
+    def __init__(self, folder: Path, *, database: str = "", interval: int = 60, names: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.config = folder / "server.toml"
@@ -48,6 +49,7 @@ class Served:
         self._process: subprocess.Popen[str] | None = None
         words = ["--name", "localhost", "--name", "127.0.0.1", "--listen", f"127.0.0.1:{self.port}", "--one-box"]
         words += ["--database", database] if database else []
+        words += [word for name in names for word in ("--name", name)]
         self.made = self.command(
             "init", "--config", str(self.config), "--data", str(self.data), *words, "--token-file", str(folder / "token"),
             "--json",

@@ -193,12 +193,14 @@ class ServerConfig:
             of `[network]`.
         role: what this host is for (`web`, `database`), so that the first hosts of a rollout are not all alike.
         news: hold a request at the server, so that news is here in a second; else the server is asked at this host's times.
+        modules: tell it which modules are loaded, and which can be; else it takes it that each can be.
     """
 
     url: str = ""
     ca_file: str = ""
     role: str = ""
     news: bool = True
+    modules: bool = True
 
     def __post_init__(self) -> None:
         try:

@@ -16,6 +16,7 @@ from kmend.core.wire import (
     HOST_HEADER,
     MAX_ANSWER_BYTES,
     MAX_COUNTER,
+    MAX_REQUEST_BYTES,
     SIGNATURE_HEADER,
     Answer,
     CheckIn,
@@ -140,11 +141,14 @@ def compose(
         full: send the report whether or not it has been acknowledged.
         modules: the module report that holds now; None if there is none.
         wanted: the server has asked for it. Without that it goes along, once it has changed, to a server that had one before.
+            Nothing is said of modules if state and module report together are more than a server takes.
     """
     digest, tag = sha256_hex(encode(report)), tag_of(modules)
     beside = modules if tag and (wanted or kept.modules not in ("", tag)) else None
     state = report if full or beside is not None or digest != kept.report else None
-    return CheckIn(host, counter, report.boot_id, digest, state, kept.answer if offered else "", timestamp, tag, beside)
+    bare = CheckIn(host, counter, report.boot_id, digest, state, kept.answer if offered else "", timestamp)
+    told = replace(bare, modules=tag, module_report=beside)
+    return bare if beside is not None and len(encode(told)) > MAX_REQUEST_BYTES else told
 
 
 def headers(host: str, server: str, purpose: Purpose, body: bytes, sign: Sign) -> dict[str, str]:

@@ -139,7 +139,7 @@ class _Filed:
         return reporting.report(self._session, machine, self._credentials.boots(self._session.boot_id), at)
 
     def modules(self) -> ModuleReport | None:
-        return modulereport.report(self._session)
+        return modulereport.report(self._session) if self._session.config.server.modules else None
 
     def mirrored(self) -> int:
         return conversation.version_of(mirrored(self._paths))

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 FOLDERS = ("etc/modprobe.d", "run/modprobe.d", "usr/local/lib/modprobe.d", "usr/lib/modprobe.d", "lib/modprobe.d")
 """From the strongest on: a file takes the place of those of its name in later folders (libkmod-config.c, `conf_files_list`)."""
 SUFFIXES = (".conf", ".alias")
-_NOTHING = frozenset(
-    {"true", "false", ":"} | {f"{folder}/{word}" for folder in ("/bin", "/usr/bin") for word in ("true", "false")}
-)
+MAX_LINES = 5000
+MAX_PATTERNS = 100
+_INSTALL = re.compile(r"[\t ]*install[\t ]+([^\t ]+)[\t ]+(.*)")
+_ESCAPED = re.compile(r"\\(.?)", re.DOTALL)
+_NOTHING = re.compile(r"((/usr)?/bin/)?(true|false)|:")
+_COMMENT = re.compile(r"(^|[\t ])#.*")
 _PATTERN = re.compile(r"[*?\[]")
 _BRACKETS = re.compile(r"(\[[^\]]*\])")
+_PARAMETER = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,46 +55,65 @@ def files(folders: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
 
 
 def installs(texts: Iterable[str]) -> tuple[Install, ...]:
-    """The `install` lines of configuration files, in their order."""
+    """The `install` lines of configuration files, in their order.
+
+    Read as kmod does (shared/util.c, `freadline_wrapped`): a backslash takes the end of its line away, of a comment's line too.
+    The command is a shell's, and may end in a comment.
+    """
     found = []
     for text in texts:
-        for line in text.replace("\\\n", " ").splitlines():
-            words = line.split(None, 2)
-            if len(words) == 3 and words[0] == "install":
-                found.append(Install(normalised(words[1]), words[2].strip() in _NOTHING))
+        joined = _ESCAPED.sub(lambda match: match[1].strip("\n"), text)
+        for line in joined.split("\n"):
+            match = _INSTALL.fullmatch(line)
+            if match is not None:
+                command = _COMMENT.sub("", match[2]).strip()
+                found.append(Install(normalised(match[1]), _NOTHING.fullmatch(command) is not None))
     return tuple(found)
 
 
 def normalised(name: str) -> str:
     """A name as the kernel has it: `-` is `_`, except in brackets (shared/util.c, `alias_normalize`)."""
-    return "".join(part if part.startswith("[") else part.replace("-", "_") for part in _BRACKETS.split(name))
+    parts = _BRACKETS.split(name)
+    # fnmatch(3) has `^` for `!` too.
+    return "".join(part.replace("[^", "[!", 1) if part.startswith("[") else part.replace("-", "_") for part in parts)
 
 
 def barred(lines: Sequence[Install], refused: frozenset[str], names: Iterable[str]) -> tuple[str, ...]:
     """Modules that nothing loads by name, sorted.
 
     Args:
-        lines: of the first that fits a module, the command is run (`kmod_module_get_install_commands`).
+        lines: of the first that fits a module, the command is run (`kmod_module_get_install_commands`). Of more lines or
+            patterns than anybody writes, none counts.
         refused: that the kernel refuses.
         names: modules that are on the disk. One that a line names in full counts without being there.
     """
-    plain = {line.pattern for line in lines if not _PATTERN.search(line.pattern)}
+    plain: dict[str, tuple[int, bool]] = {}
+    patterns: list[tuple[int, Install]] = []
+    for place, line in enumerate(lines):
+        if _PATTERN.search(line.pattern):
+            patterns.append((place, line))
+        else:
+            plain.setdefault(line.pattern, (place, line.bars))
+    if len(lines) > MAX_LINES or len(patterns) > MAX_PATTERNS:
+        return tuple(sorted(refused))
     found = set(refused)
     for name in {*names, *plain}:
-        first = next((line for line in lines if fnmatch.fnmatchcase(name, line.pattern)), None)
-        if first is not None and first.bars:
+        own, bars = plain.get(name, (len(lines), False))
+        before = (line for place, line in patterns if place < own and fnmatch.fnmatchcase(name, line.pattern))
+        first = next(before, None)
+        if bars if first is None else first.bars:
             found.add(name)
     return tuple(sorted(found))
 
 
 def refused(command_line: str) -> frozenset[str]:
-    """Modules that the kernel was told to refuse; of several parameters the last counts, and names are not normalised."""
-    try:
-        words = shlex.split(command_line, posix=True)
-    except ValueError:
-        words = command_line.split()
+    """Modules that the kernel was told to refuse; of several parameters the last counts, and names are not normalised.
+
+    Only `"` quotes (lib/cmdline.c, `next_arg`).
+    """
     value = ""
-    for word in words:
+    for quoted in _PARAMETER.findall(command_line):
+        word = quoted.replace('"', "")
         if word == "--":
             break  # the rest is init's
         name, _, said = word.partition("=")

@@ -1,13 +1,14 @@
 """What this host says of its modules, by procfs, sysfs, modprobe's configuration and the disk; told no oftener than needed.
 
 What is not known is left out, which never makes a CVE look closed: a configuration file that cannot be read bars nothing, and a
-list that is not there takes nothing away. docs/decisions/0028-modules-of-a-host.md.
+list that is not there takes nothing away. docs/decisions/0030-modules-of-a-host.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,9 +25,12 @@ from kmend.core.wire import MAX_ABSENT, MAX_BARRED, MAX_MODULE_NAME, MAX_TEXT, M
 AGAIN_SECONDS = 6 * 3600
 """So long a change of modules that nothing turns on is kept back."""
 MAX_BYTES = 32 * 1024
-_MAX_LIST_BYTES = 32 * 1024 * 1024
-_MAX_CONFIG_BYTES = 1024 * 1024
+_LISTS = ("modules.order", "modules.builtin", "modules.dep")
+_MAX_LIST_BYTES = 8 * 1024 * 1024
+_MAX_CONFIG_BYTES = 4 * 1024 * 1024
+"""Of all files together."""
 _MAX_CONFIG_FILES = 500
+_MAX_ENTRIES = 5000
 _MAX_STATUS_BYTES = 256 * 1024 * 1024
 
 
@@ -81,7 +85,7 @@ def settle(before: Told | None, seen: ModuleReport, watched: frozenset[str], boo
         watched: modules that levels patch.
     """
     now = Told(boot_id, uptime, seen)
-    if before is None or before.boot_id != boot_id or not uptime - before.uptime >= 0:
+    if before is None or before.boot_id != boot_id or uptime < before.uptime:
         return now
     if before.report == seen:
         return before
@@ -98,6 +102,8 @@ def look(session: Session) -> ModuleReport | None:
     if not os.access(paths.proc / "modules", os.R_OK):
         return None
     view = session.kernel.view()
+    if not view.modules and _text(paths.proc / "modules", 0) != "":
+        return None  # that it cannot be read does not mean that none is loaded
     disk = _disk(paths, session.running.release, _marks(paths, session.running.release))
     return compose(view, disk, sealed=session.kernel.setting("modules_disabled") == "1")
 
@@ -115,19 +121,16 @@ def compose(view: View, disk: OnDisk, *, sealed: bool) -> ModuleReport | None:
         found = ModuleReport(
             loaded,
             _named(disk.barred, MAX_BARRED),
-            # Many are left out where a distro packs its modules in several packages: then nothing is said of them.
-            _named(disk.absent, MAX_ABSENT) if len(disk.absent) <= MAX_ABSENT else (),
+            _named(disk.absent, MAX_ABSENT),
             sealed=sealed,
             unpatched=unpatched,
             installed=disk.installed[:MAX_TEXT] if disk.installed.isprintable() else "",
         )
     except MalformedError:
         return None
-    for smaller in ({}, {"absent": ()}, {"absent": (), "barred": ()}):
-        fitting = replace(found, **smaller)
-        if len(encode(fitting)) <= MAX_BYTES:
-            return fitting
-    return None
+    without = replace(found, absent=())
+    fitting = (item for item in (found, without, replace(without, barred=())) if len(encode(item)) <= MAX_BYTES)
+    return next(fitting, None)
 
 
 def _named(names: tuple[str, ...], most: int) -> tuple[str, ...]:
@@ -136,8 +139,8 @@ def _named(names: tuple[str, ...], most: int) -> tuple[str, ...]:
 
 def _sources(paths: Paths, release: str) -> list[Path]:
     root, folder = paths.root, paths.modules / release
-    lists = [folder / "modules.dep", folder / "modules.order", paths.modules, root / "boot", _status(paths)]
-    return [*lists, *(root / name for name in modprobe.FOLDERS), *(Path(name) for name in _configuration(paths))]
+    lists = [folder, *(folder / name for name in _LISTS), paths.modules, root / "boot", _status(paths)]
+    return [*lists, *(root / name for name in modprobe.FOLDERS), *_configuration(paths)]
 
 
 def _marks(paths: Paths, release: str) -> tuple[tuple[str, int, int, int], ...]:
@@ -146,10 +149,10 @@ def _marks(paths: Paths, release: str) -> tuple[tuple[str, int, int, int], ...]:
     for path in _sources(paths, release):
         try:
             state = path.stat()
-        except OSError:
-            found.append((str(path), 0, 0, 0))
+        except OSError as problem:
+            found.append((str(path), 0, 0, problem.errno or 0))
         else:
-            found.append((str(path), state.st_mtime_ns, state.st_size, state.st_ino))
+            found.append((str(path), state.st_ctime_ns, state.st_size, state.st_ino))
     return tuple(found)
 
 
@@ -157,32 +160,67 @@ def _marks(paths: Paths, release: str) -> tuple[tuple[str, int, int, int], ...]:
 def _disk(paths: Paths, release: str, marks: tuple[tuple[str, int, int, int], ...]) -> OnDisk:
     """Read anew only when a file has changed: the lists are long."""
     folder = paths.modules / release
-    dep = _text(folder / "modules.dep", _MAX_LIST_BYTES) or ""
-    order = _text(folder / "modules.order", _MAX_LIST_BYTES) or ""
-    names = _configuration(paths)
-    texts = [_text(Path(name), _MAX_CONFIG_BYTES) for name in names[:_MAX_CONFIG_FILES]]
-    # One that cannot be read may let a module in that a later one bars.
-    known = [] if None in texts or len(names) > _MAX_CONFIG_FILES else [text for text in texts if text is not None]
+    order, builtin, dep = (_text(folder / name, _MAX_LIST_BYTES) for name in _LISTS)
+    absent: tuple[str, ...] = ()
+    if order is not None and builtin is not None and dep is not None:
+        missing = moduletree.missing(order, builtin, dep)
+        # Many are left out where a distro packs its modules in several packages: then nothing is said of them.
+        if len(missing) <= MAX_ABSENT:
+            absent = tuple(name for name, path in missing.items() if not _is_there(folder, path))
     refused = modprobe.refused(read_kernel_file(paths.proc / "cmdline"))
-    barred = modprobe.barred(modprobe.installs(known), refused, moduletree.on_disk(dep))
-    return OnDisk(barred, moduletree.absent(order, dep), _installed(paths))
+    barred = modprobe.barred(_installs(paths), refused, moduletree.on_disk(dep or ""))
+    return OnDisk(barred, absent, _installed(paths))
 
 
-def _configuration(paths: Paths) -> tuple[str, ...]:
-    folders = [_entries(paths.root / name) for name in modprobe.FOLDERS]
-    return modprobe.files(folders)
+def _is_there(folder: Path, path: str) -> bool:
+    """Whether a module's file is there although depmod has not found it, or whether that cannot be told."""
+    for name in moduletree.files(path):
+        try:
+            (folder / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            pass
+        return True
+    return False
 
 
-def _entries(folder: Path) -> dict[str, str]:
+def _installs(paths: Paths) -> tuple[modprobe.Install, ...]:
+    """Of modprobe's configuration; none unless all of it can be read, since what is not seen may let in what the rest bars."""
+    names = _configuration(paths)
+    folders_seen = all(_entries(paths.root / name) is not None for name in modprobe.FOLDERS)
+    if not folders_seen or len(names) > _MAX_CONFIG_FILES:
+        return ()
+    texts: list[str] = []
+    for name in names:
+        text = _text(name, _MAX_CONFIG_BYTES - sum(map(len, texts)))
+        if text is None:
+            return ()
+        texts.append(text)
+    return modprobe.installs(texts)
+
+
+def _configuration(paths: Paths) -> tuple[Path, ...]:
+    folders = [_entries(paths.root / name) or {} for name in modprobe.FOLDERS]
+    return tuple(Path(name) for name in modprobe.files(folders))
+
+
+def _entries(folder: Path) -> dict[str, str] | None:
+    """Name -> path of what is in a folder; None if it cannot be read, or there is more in it than anybody keeps there."""
     try:
-        return {entry.name: entry.path for entry in os.scandir(folder)}
-    except OSError:
+        with os.scandir(folder) as entries:
+            found = {entry.name: entry.path for entry in itertools.islice(entries, _MAX_ENTRIES + 1)}
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError:
+        return None
+    return found if len(found) <= _MAX_ENTRIES else None
 
 
 def _installed(paths: Paths) -> str:
-    releases = {*_entries(paths.modules)}
-    releases |= {name.removeprefix("vmlinuz-") for name in _entries(paths.root / "boot") if name.startswith("vmlinuz-")}
+    releases = {*(_entries(paths.modules) or {})}
+    boot = _entries(paths.root / "boot") or {}
+    releases |= {name.removeprefix("vmlinuz-") for name in boot if name.startswith("vmlinuz-")}
     return kernelpackages.newest(_lines(_status(paths), _MAX_STATUS_BYTES), releases)
 
 
@@ -193,7 +231,7 @@ def _status(paths: Paths) -> Path:
 def _lines(path: Path, most: int) -> Iterator[str]:
     """A large file line by line, so that it is never in memory as a whole; nothing if it cannot be read."""
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=_open) as stream:
             left = most
             while left > 0 and (line := stream.readline(64 * 1024)):
                 left -= len(line)
@@ -203,10 +241,16 @@ def _lines(path: Path, most: int) -> Iterator[str]:
 
 
 def _text(path: Path, most: int) -> str | None:
-    """A file as a whole; None if it cannot be read, or is too large."""
+    """A file as a whole, empty if it is not there or a folder, as kmod has it; None if it cannot be read, or is too large."""
     try:
-        with path.open("rb") as stream:
-            content = stream.read(most + 1)
+        with open(path, "rb", opener=_open) as stream:
+            content = stream.read(most + 1) or b""
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ""
     except OSError:
         return None
     return content.decode(errors="replace") if len(content) <= most else None
+
+
+def _open(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes must hold nothing up

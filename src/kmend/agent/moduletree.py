@@ -1,13 +1,14 @@
 """Which of the running kernel's modules are on the disk, by the lists in its own folder of modules. Pure.
 
 `modules.order` comes with the kernel and names every module that was built (Documentation/kbuild/kbuild.rst); `modules.dep` is
-depmod's, and names those that are there. What the first has and the second has not can be loaded by nobody, until a package
-brings it.
+depmod's, and names those that are there. What the first has and the second has not is loaded by nobody's asking, until a package
+brings it. `modules.builtin` names what is in the kernel itself, and is never absent.
 """
 
 from __future__ import annotations
 
-_SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst", ".o")
+FILES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
+_SUFFIXES = (*FILES, ".o")
 """Some kernels write `.o` into `modules.order` (6.6 and later)."""
 
 
@@ -23,7 +24,20 @@ def on_disk(dep: str) -> frozenset[str]:
     return frozenset(name_of(line.partition(":")[0].strip()) for line in dep.splitlines()) - {""}
 
 
-def absent(order: str, dep: str) -> tuple[str, ...]:
-    """Modules that were built and are not there, sorted; none if either list is empty, since then that is not known."""
-    built, there = frozenset(name_of(line.strip()) for line in order.splitlines()) - {""}, on_disk(dep)
-    return tuple(sorted(built - there)) if built and there else ()
+def missing(order: str, builtin: str, dep: str) -> dict[str, str]:
+    """Modules that were built and that depmod has not found: name -> path below the folder, as the build has it.
+
+    None if there is no order, or depmod has found nothing: then that is not known.
+    """
+    built = {name: path for line in order.splitlines() if (name := name_of(path := line.strip()))}
+    there = on_disk(dep)
+    if not built or not there:
+        return {}
+    there |= {name_of(line.strip()) for line in builtin.splitlines()}
+    return {name: path for name, path in sorted(built.items()) if name not in there}
+
+
+def files(path: str) -> tuple[str, ...]:
+    """The files in which the module may be, that the build has at a path."""
+    stem = path[: path.index(".", path.rfind("/") + 1)]
+    return tuple(stem + suffix for suffix in FILES)

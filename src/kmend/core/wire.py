@@ -276,7 +276,7 @@ class StateReport:
 
 @dataclass(frozen=True, slots=True)
 class ModuleReport:
-    """Which modules a host has loaded, and which it can load (docs/decisions/0028-modules-of-a-host.md).
+    """Which modules a host has loaded, and which it can load (docs/decisions/0030-modules-of-a-host.md).
 
     It is sent apart from the state, since it is larger and changes at other times. Names are as the kernel has them, with `_`,
     sorted.

@@ -24,6 +24,7 @@ from kmend.core.wire import (
     CheckIn,
     Enrolled,
     Enrolment,
+    ModuleReport,
     News,
     NewsRequest,
     Offer,
@@ -52,6 +53,8 @@ class Row:
     former: list[str] = field(default_factory=list)
     report: str = ""
     state: StateReport | None = None
+    modules: str = ""
+    module_report: ModuleReport | None = None
     decommissioned: bool = False
     offer: Offer | None = None
 
@@ -64,6 +67,7 @@ class Director:
         meddle: is shown each good answer and says what is sent instead; None for nothing.
         received: requests, as (path, headers, body).
         news: what hosts have seen when they have seen everything.
+        wants_modules: it is one that knows what a module report is.
     """
 
     def __init__(self) -> None:
@@ -72,6 +76,7 @@ class Director:
         self.next = 900
         self.spread = 0
         self.news = "1.1"
+        self.wants_modules = False
         self.meddle: Callable[[str, int, bytes], tuple[int, bytes] | None] | None = None
         self.retry_after = ""
         self.received: list[tuple[str, dict[str, str], bytes]] = []
@@ -143,10 +148,14 @@ class Director:
             row.former = [row.boot_id, *row.former] if row.boot_id else row.former
             row.boot_id, row.resyncs = message.boot_id, 0
         row.counter = message.counter
+        if self.wants_modules and (message.module_report is not None or not message.modules):
+            row.modules, row.module_report = message.modules, message.module_report
         tag = sha256_hex(encode(row.offer))[:16] if row.offer is not None else ""
         wants_state = report is None and message.report != row.report
         offer = None if tag == message.answer else row.offer
-        return Answer(tag, 1 if wants_state else self.next, self.timestamp, offer, wants_state)
+        wants_modules = self.wants_modules and message.modules != row.modules
+        wait = 1 if wants_state or wants_modules else self.next
+        return Answer(tag, wait, self.timestamp, offer, wants_state, wants_modules)
 
     def _news(self, body: bytes, signature: str, host: str) -> object:
         row = self.rows.get(decode(NewsRequest, body).host)

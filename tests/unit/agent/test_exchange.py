@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import uuid
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,11 +15,23 @@ from tests.unit.agent.director import KEY, Director, refusal
 from tests.unit.agent.party import NOW, Disk, KilledError, MemoryParty, Wire, check_in, enrolled
 from tests.unit.sample_livepatch import BUILD_ID
 
-from kmend.agent import exchange
-from kmend.agent.conversation import MAX_LEAP, ClonedError, ServerError
+from kmend.agent import conversation, exchange
+from kmend.agent.conversation import MAX_LEAP, Acknowledged, ClonedError, ServerError
 from kmend.core.document import decode, encode
 from kmend.core.errors import SystemProblemError
-from kmend.core.wire import CHECK_IN_PATH, SPLIT_PATH, Answer, CheckIn, Offer
+from kmend.core.wire import (
+    CHECK_IN_PATH,
+    MAX_ITEMS,
+    MAX_LOADED,
+    MAX_REQUEST_BYTES,
+    SPLIT_PATH,
+    Answer,
+    CheckIn,
+    ModuleReport,
+    Offer,
+    Remark,
+    StateReport,
+)
 from kmend.trust import hostkey
 from kmend.trust.errors import UnreachableError
 
@@ -316,3 +329,130 @@ TestFaults = Faults.TestCase
 TestFaults.settings = settings(
     max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+MODULES = ModuleReport(("ext4", "virtio_net"), ("dccp",))
+
+
+def told(director: Director) -> list[ModuleReport | None]:
+    return [message.module_report for message in messages(director)]
+
+
+def test_modules_are_told_once_asked_for_and_then_when_they_change() -> None:
+    director = Director()
+    director.wants_modules = True
+    host = enrolled(director)
+    host.module_report = MODULES
+    check_in(director, host)
+    check_in(director, host)
+    assert told(director) == [None, MODULES, None]
+    other = replace(MODULES, sealed=True)
+    host.module_report = other
+    check_in(director, host)
+    check_in(director, host)
+    assert told(director)[3:] == [other, None], "it goes along without being asked for"
+    assert messages(director)[3].state is not None, "so that what is kept as evidence holds both"
+    (row,) = director.rows.values()
+    assert (row.module_report, row.modules) == (other, messages(director)[-1].modules)
+
+
+def test_a_server_that_knows_nothing_of_modules_is_told_a_tag() -> None:
+    director = Director()
+    host = enrolled(director)
+    host.module_report = MODULES
+    check_in(director, host)
+    host.module_report = replace(MODULES, sealed=True)
+    check_in(director, host)
+    assert told(director) == [None, None]
+
+
+def test_a_host_that_says_nothing_of_modules_speaks_as_it_always_did() -> None:
+    director = Director()
+    director.wants_modules = True
+    host = enrolled(director)
+    check_in(director, host)
+    (message,) = messages(director)
+    assert b"modules" not in encode(replace(message, state=None))
+    assert b"modules" not in encode(Answer("", 60, ""))
+
+
+def test_a_server_that_lost_the_modules_gets_them_again() -> None:
+    director = Director()
+    director.wants_modules = True
+    host = enrolled(director)
+    host.module_report = MODULES
+    check_in(director, host)
+    (row,) = director.rows.values()
+    row.modules, row.module_report, row.report, row.state = "", None, "", None
+    check_in(director, host)
+    (row,) = director.rows.values()
+    assert row.module_report == MODULES
+    assert told(director)[2:] == [None, MODULES]
+
+
+def test_a_host_that_cannot_tell_any_more_takes_it_back() -> None:
+    director = Director()
+    director.wants_modules = True
+    host = enrolled(director)
+    host.module_report = MODULES
+    check_in(director, host)
+    host.module_report = None
+    check_in(director, host)
+    (row,) = director.rows.values()
+    assert (row.modules, row.module_report) == ("", None)
+    host.module_report = MODULES
+    check_in(director, host)
+    assert row.module_report == MODULES
+
+
+def test_an_answer_that_is_lost_has_the_modules_told_again() -> None:
+    director = Director()
+    director.wants_modules = True
+    host = enrolled(director)
+    host.module_report = MODULES
+    with pytest.raises(UnreachableError):
+        check_in(director, host, lost_answers=frozenset({1}))
+    host.module_report = replace(MODULES, loaded=())
+    with pytest.raises(UnreachableError):
+        check_in(director, host, lost_requests=frozenset({1}))
+    check_in(director, host)
+    (row,) = director.rows.values()
+    assert row.module_report == host.module_report
+
+
+def test_a_server_that_asks_for_ever_is_not_answered_for_ever() -> None:
+    director = Director()
+    host = enrolled(director)
+    host.module_report = MODULES
+    director.meddle = lambda path, status, content: (200, encode(Answer("", 60, "", send_modules=True)))
+    check_in(director, host)
+    assert told(director) == [None, MODULES]
+    host.module_report = None
+    check_in(director, host)
+    assert told(director)[2:] == [None], "it has none, whatever the server wants"
+
+
+def large(host: MemoryParty) -> StateReport:
+    text = "x" * 290
+    return replace(
+        host.report(host.here, NOW),
+        remarks=tuple(Remark(text, text) for _ in range(MAX_ITEMS)),
+    )
+
+
+def test_a_report_beside_which_the_modules_have_no_room_goes_alone() -> None:
+    host = enrolled(Director())
+    report = large(host)
+    many = replace(MODULES, loaded=tuple(f"module_{number:07d}" for number in range(MAX_LOADED)))
+    assert len(encode(report)) < MAX_REQUEST_BYTES < len(encode(report)) + len(encode(many))
+
+    def composed(modules: ModuleReport) -> CheckIn:
+        return conversation.compose(
+            "0" * 32, 1, report, Acknowledged(), offered=False, timestamp=7, full=True, modules=modules, wanted=True
+        )
+
+    alone = composed(many)
+    assert (alone.state, alone.modules, alone.module_report) == (report, "", None)
+    assert len(encode(alone)) <= MAX_REQUEST_BYTES
+    both = composed(MODULES)
+    assert (both.state, both.module_report) == (report, MODULES)

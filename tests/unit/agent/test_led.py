@@ -27,8 +27,9 @@ from kmend.agent.led import LEAST_LOOK_SECONDS, Led
 from kmend.agent.service import Service
 from kmend.agent.session import Session
 from kmend.core import durable
+from kmend.core.document import decode
 from kmend.core.errors import SystemProblemError
-from kmend.core.wire import CHECK_IN_PATH, Offer
+from kmend.core.wire import CHECK_IN_PATH, CheckIn, ModuleReport, Offer
 from kmend.trust.transport import Transport
 
 NO_NEWS = "[server]\nnews = false\n"
@@ -495,3 +496,38 @@ def test_who_is_not_enrolled_there_sends_nothing(fleet: Fleet) -> None:
     with pytest.raises(link.NotEnrolledError):
         link.Link(fleet.machine.paths, "https://another.example", Transport()).check_in(session)
     assert fleet.check_ins == 0
+
+
+def module_reports(fleet: Fleet) -> list[ModuleReport]:
+    sent = [decode(CheckIn, body) for path, _, body in fleet.director.received if path == CHECK_IN_PATH]
+    return [message.module_report for message in sent if message.module_report is not None]
+
+
+def test_the_server_is_told_of_modules_and_of_passing_ones_four_times_a_day(fleet: Fleet) -> None:
+    fleet.director.wants_modules = True
+    fleet.director.next = 900
+    fleet.enrol()
+    fleet.run(60)
+    assert module_reports(fleet) == [ModuleReport(("ext4",))]
+    listed = fleet.machine.paths.proc / "modules"
+    for number in range(8):
+        listed.write_text("ext4 1 1 - Live 0x0\n" + ("nls_ascii 1 0 - Live 0x0\n" if number % 2 == 0 else ""))
+        fleet.run(1000)
+    assert len(module_reports(fleet)) == 1
+    listed.write_text("ext4 1 1 - Live 0x0\nnls_ascii 1 0 - Live 0x0\n")
+    fleet.run(6 * 3600)
+    assert module_reports(fleet)[1:] == [ModuleReport(("ext4", "nls_ascii"))]
+    fleet.machine.kernel.write("sys/kernel/modules_disabled", "1")
+    fleet.run(1800)
+    assert module_reports(fleet)[2:] == [ModuleReport(("ext4", "nls_ascii"), sealed=True)]
+
+
+def test_whoever_does_not_want_it_tells_nothing_of_modules(fleet: Fleet) -> None:
+    fleet.director.wants_modules = True
+    fleet.enrol()
+    fleet.machine.configure(NO_NEWS + "modules = false\n", "agent.toml.d/30-test.toml")
+    fleet.run(1800)
+    assert fleet.check_ins
+    assert module_reports(fleet) == []
+    (row,) = fleet.director.rows.values()
+    assert (row.modules, row.module_report) == ("", None)

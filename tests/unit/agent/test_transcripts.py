@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.unit.core import transcripts
 from tests.unit.core.transcripts import recording
 
 from kmend.agent import conversation
 from kmend.agent.conversation import ServerError
-from kmend.core.document import decode
+from kmend.core.document import decode, encode
 from kmend.core.wire import CHECK_IN_PATH, ENROL_PATH, SPLIT_PATH, Answer, CheckIn, Enrolled, News
 
 
 def test_the_agent_says_what_it_always_said() -> None:
     assert recording.record() == transcripts.read(1)
+    assert recording.record_modules() == transcripts.read(1, "modules")
 
 
-@pytest.mark.parametrize("item", transcripts.read(1).exchanges, ids=lambda item: item.name)
+@pytest.mark.parametrize(
+    "item", transcripts.read(1).exchanges + transcripts.read(1, "modules").exchanges, ids=lambda item: item.name
+)
 def test_recorded_answers_are_understood(item: transcripts.Exchange) -> None:
     content = item.answer.encode()
     if item.status != 200:
@@ -33,3 +38,14 @@ def test_a_check_in_with_nothing_new_is_small() -> None:
     (item,) = [item for item in transcripts.read(1).exchanges if item.name == "nothing new"]
     assert decode(CheckIn, item.body.encode()).state is None
     assert len(item.body) + sum(len(name) + len(value) + 4 for name, value in item.headers.items()) < 700
+
+
+def test_modules_cost_a_tag_when_nothing_is_new() -> None:
+    (item,) = [item for item in transcripts.read(1, "modules").exchanges if item.name == "nothing new"]
+    message = decode(CheckIn, item.body.encode())
+    assert message.modules
+    assert message.module_report is None
+    bare = encode(replace(message, modules=""))
+    assert len(item.body) - len(bare) == len(',"modules":"0123456789abcdef"') == 29
+    assert b"modules" not in bare
+    assert "modules" not in item.answer

@@ -201,3 +201,16 @@ def test_both_ways_of_fetching_are_confined_alike() -> None:
         return text[text.index("User=kmend") :].partition("[Install]")[0].split()
 
     assert confinement("kmend-agent.service") == confinement("kmend-fetch.service")
+
+
+@pytest.mark.parametrize("name", ["kmend-agent.service", "kmend-fetch.service"])
+def test_what_fetches_loads_no_module_and_sees_which_there_are(name: str) -> None:
+    lines = (ROOT / "packaging/systemd" / name).read_text().splitlines()
+    # What ProtectKernelModules does (systemd.exec(5)) but for hiding /usr/lib/modules.
+    assert {"CapabilityBoundingSet=", "AmbientCapabilities=", "NoNewPrivileges=yes", "ProtectSystem=strict"} <= set(
+        lines
+    )
+    (denied,) = [line for line in lines if line.startswith("SystemCallFilter=~")]
+    assert "@module" in denied.partition("~")[2].split()
+    hiding = ("ProtectKernelModules=", "InaccessiblePaths=", "TemporaryFileSystem=", "ProcSubset=", "RootDirectory=")
+    assert not [line for line in lines if line.startswith(hiding)]

@@ -1,6 +1,7 @@
 """What hosts and servers of each protocol version have said to each other, byte for byte; both sides must go on understanding it.
 
 A file never changes once a release speaks that version. To record a new one: `python -m tests.unit.core.transcripts.recording`.
+What a version has gained later is in files beside the first one, `protocol-1-modules.json`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Transcript:
     format: str = "kmend-transcript/1"
 
 
-def read(protocol: int) -> Transcript:
-    """The transcript of a protocol version."""
-    return decode(Transcript, (FOLDER / f"protocol-{protocol}.json").read_bytes(), max_bytes=1 << 20)
+def path(protocol: int, gained: str = "") -> Path:
+    """The file of a protocol version, or of what it has gained."""
+    return FOLDER / (f"protocol-{protocol}-{gained}.json" if gained else f"protocol-{protocol}.json")
+
+
+def read(protocol: int, gained: str = "") -> Transcript:
+    """The transcript of a protocol version, or of what it has gained."""
+    return decode(Transcript, path(protocol, gained).read_bytes(), max_bytes=1 << 20)

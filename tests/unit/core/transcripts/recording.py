@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import uuid
+from dataclasses import replace
 
 from tests.unit.agent.director import KEY, Director
 from tests.unit.agent.party import MemoryParty, Wire, check_in
-from tests.unit.core.transcripts import FOLDER, Exchange, Transcript
+from tests.unit.core import transcripts
+from tests.unit.core.transcripts import Exchange, Transcript
 from tests.unit.sample_livepatch import BUILD_ID
 
 from kmend.agent import exchange
 from kmend.core.document import plain
-from kmend.core.wire import Offer
+from kmend.core.wire import ModuleReport, Offer
 from kmend.trust import hostkey
 
 TIMESTAMP = '{"signatures":[],"signed":{"_type":"timestamp","expires":"2030-01-01T00:00:00Z","version":7}}'
@@ -22,22 +24,7 @@ SEEDS = (bytes(range(32)), bytes(range(32, 64)))
 
 def record() -> Transcript:
     """A host that enrols, reports, is offered a level, tries it, is behind with its counter, and finds itself to be a copy."""
-    director = Director()
-    director.timestamp = TIMESTAMP
-    exchanges: list[Exchange] = []
-    names: list[str] = []
-
-    def note(path: str, status: int, content: bytes) -> None:
-        _, headers, body = director.received[-1]
-        exchanges.append(Exchange(names[-1], path, headers, body.decode(), status, content.decode()))
-
-    director.meddle = note
-    host = MemoryParty()
-    host.disk.files["coming"] = SEEDS[0]
-    names.append("enrolment")
-    sign = functools.partial(hostkey.sign, SEEDS[0])
-    course = exchange.enrol(KEY, "https://kmend.example", hostkey.public_key(SEEDS[0]), host.facts(host.here), sign)
-    host.become(Wire(director).run(course)[0], SEEDS[0])
+    director, host, exchanges, names = _enrolled()
     for name, state, offer in (
         ("first check-in, with the whole state", "idle", Offer(BUILD_ID, 0)),
         ("a level is offered", "idle", Offer(BUILD_ID, 1, reason="spring")),
@@ -75,10 +62,60 @@ def record() -> Transcript:
     return Transcript(1, tuple(exchanges))
 
 
+def record_modules() -> Transcript:
+    """A host that says what it says of its modules: once it is asked, then when it changes, then no more."""
+    director, host, exchanges, names = _enrolled()
+    director.wants_modules = True
+    director.offer(Offer(BUILD_ID, 0))
+    first = ModuleReport(("ext4", "virtio_net"), ("dccp",), ("exfat",), installed="6.1.187-1")
+    second = replace(first, loaded=("exfat", "ext4", "virtio_net"), absent=(), sealed=True, unpatched=("exfat",))
+    for name, said in (
+        ("first check-in, and what is asked for then", first),
+        ("nothing new", first),
+        ("other modules", second),
+        ("nothing new of the other modules", second),
+        ("it cannot tell any more", None),
+    ):
+        names.append(name)
+        host.module_report = said
+        host.at += 60
+        check_in(director, host)
+    names.append("the server has lost what it was told")
+    host.module_report = second
+    check_in(director, host)
+    for row in director.rows.values():
+        row.modules, row.module_report = "", None
+    check_in(director, host)
+    return Transcript(1, tuple(exchanges))
+
+
+def _enrolled() -> tuple[Director, MemoryParty, list[Exchange], list[str]]:
+    """A server, a host that has just enrolled there, what they say to each other, and what that is called from now on."""
+    director = Director()
+    director.timestamp = TIMESTAMP
+    exchanges: list[Exchange] = []
+    names: list[str] = []
+
+    def note(path: str, status: int, content: bytes) -> None:
+        _, headers, body = director.received[-1]
+        exchanges.append(Exchange(names[-1], path, headers, body.decode(), status, content.decode()))
+
+    director.meddle = note
+    host = MemoryParty()
+    host.disk.files["coming"] = SEEDS[0]
+    names.append("enrolment")
+    sign = functools.partial(hostkey.sign, SEEDS[0])
+    course = exchange.enrol(KEY, "https://kmend.example", hostkey.public_key(SEEDS[0]), host.facts(host.here), sign)
+    host.become(Wire(director).run(course)[0], SEEDS[0])
+    return director, host, exchanges, names
+
+
 def main() -> None:
-    """Write it."""
-    made = record()
-    (FOLDER / f"protocol-{made.protocol}.json").write_text(json.dumps(plain(made), indent=1) + "\n", encoding="utf-8")
+    """Write what there is no file for yet."""
+    for gained, made in (("", record()), ("modules", record_modules())):
+        path = transcripts.path(made.protocol, gained)
+        if not path.exists():
+            path.write_text(json.dumps(plain(made), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tests.unit.core import transcripts
 from tests.unit.core.transcripts import Exchange
 
@@ -43,9 +44,10 @@ def _enrolled(item: Exchange, server: list[str], machine: str, public_key: str) 
     return _with(BLANK, id=answer.host, public_key=public_key, machine=machine)
 
 
-def test_recorded_requests_are_judged_as_they_were() -> None:
+@pytest.mark.parametrize("gained", ["", "modules"])
+def test_recorded_requests_are_judged_as_they_were(gained: str) -> None:
     known, server = BLANK, [""]
-    for item in transcripts.read(1).exchanges:
+    for item in transcripts.read(1, gained).exchanges:
         body, signature = item.body.encode(), item.headers[SIGNATURE_HEADER]
         if item.path == ENROL_PATH:
             enrolment = decode(Enrolment, body)
@@ -71,10 +73,13 @@ def _judged(item: Exchange, known: Known, server: str, body: bytes, signature: s
         known = _with(known, state="decommissioned")
     elif answer.get("send_state"):
         known = _with(known, report="")
+    if item.name == "the server has lost what it was told" and answer.get("send_modules"):
+        known = _with(known, modules="")
     outcome = judge(known, Received(body, signature, "192.0.2.1", message), server)
     if item.status == 200:
         assert isinstance(outcome, Accepted), item.name
         assert outcome.send_state == answer.get("send_state", False), item.name
+        assert outcome.send_modules == answer.get("send_modules", False), item.name
         return _with(known, counter=message.counter, **outcome.changes)
     refused = outcome.refused if isinstance(outcome, Resync) else outcome
     assert not isinstance(refused, Accepted)
