@@ -79,12 +79,14 @@ class Story:
         closing: levels that close it.
         fixed_in: the distro's first package that has it mended; empty if there is none.
         fixed_at: since when there is that package.
+        objects: of each of `closing`, those that it patches for the CVE; nothing at all where no verdict turns on that.
     """
 
     answers: tuple[Answer, ...]
     closing: tuple[int, ...] = ()
     fixed_in: str = ""
     fixed_at: int = 0
+    objects: tuple[tuple[str, ...], ...] = ()
 
 
 class History:
@@ -163,7 +165,7 @@ class _Course:
         self._now = now
         self._told: dict[Story, tuple[Change, ...]] = {}
         self._fixes: dict[Story, int | None] = {}
-        self._made: dict[tuple[int, int, int, str], Level | None] = {}
+        self._made: dict[tuple[int, int, int, str, tuple[str, ...]], Level | None] = {}
 
     def changes(self, story: Story) -> tuple[Change, ...]:
         found = self._told.get(story)
@@ -188,7 +190,11 @@ class _Course:
             end = self._now + 1 if span.end is None else span.end
             for at in (span.begin, *(moment for moment in moments if span.begin < moment < end)):
                 answer = next(item for item in story.answers if item.until is None or item.until > at)
-                levels = [self._level(place, number, at, answer.found.cve) for number in story.closing]
+                patched = story.objects or ((),) * len(story.closing)
+                levels = [
+                    self._level(place, number, at, answer.found.cve, objects)
+                    for number, objects in zip(story.closing, patched, strict=True)
+                ]
                 fixed_in = story.fixed_in if story.fixed_at <= at else ""
                 there = [level for level in levels if level is not None]
                 said = verdict(answer.found, span.period.kernel, there, fixed_in=fixed_in)
@@ -214,14 +220,14 @@ class _Course:
                 found.update(item.until for item in level.recalls if item.until is not None)
         return found
 
-    def _level(self, place: int, number: int, at: int, cve: str) -> Level | None:
+    def _level(self, place: int, number: int, at: int, cve: str, objects: tuple[str, ...]) -> Level | None:
         """How a level stood to the host at a moment; None if it was not there yet."""
-        key = (place, at, number, cve)
+        key = (place, at, number, cve, objects)
         if key not in self._made:
-            self._made[key] = self._make(self._spans[place].period, number, at, cve)
+            self._made[key] = self._make(self._spans[place].period, number, at, cve, objects)
         return self._made[key]
 
-    def _make(self, period: Period, number: int, at: int, cve: str) -> Level | None:
+    def _make(self, period: Period, number: int, at: int, cve: str, objects: tuple[str, ...]) -> Level | None:
         story, own = self._levels.get(number), number == period.kernel.level
         if story is None or (story.published > at and not own):
             return None
@@ -231,7 +237,8 @@ class _Course:
         )
         rules = (*(("the host",) if number in period.refuses else ()), *(() if free else ("rollout",)))
         recall = next((item for item in story.recalls if item.at <= at < (item.until or at + 1)), None)
-        return Level(number, frozenset({cve}), withheld=rules, blocked=recall.why if recall is not None else "")
+        blocked = recall.why if recall is not None else ""
+        return Level(number, frozenset({cve}), {cve: objects}, withheld=rules, blocked=blocked)
 
 
 def _merged(changes: Iterable[Change]) -> tuple[Change, ...]:

@@ -63,7 +63,7 @@ def test_facts_by_kbuild_say_so() -> None:
     assert locate(["drivers/gpu/host1x/dev.c"], facts)[2] == (
         "drivers/gpu/host1x/dev.c was not compiled by the source's Makefiles",
     )
-    presence, _, lines = locate(["drivers/gpu/host1x/dev.c", "arch/x86/boot/compressed/misc.c"], facts)
+    presence, _, lines, _ = locate(["drivers/gpu/host1x/dev.c", "arch/x86/boot/compressed/misc.c"], facts)
     assert presence is Presence.UNKNOWN
     assert lines[1].endswith("or whether it was compiled cannot be told")
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmend.intel.documents import Advisory, Observed, Products, Withdrawal, openvex, osv, purls
-from kmend.intel.verdicts import Verdict, Word
+from kmend.intel.verdicts import NOT_PRESENT, Verdict, Word
 
 OBSERVED = Observed("6f1c", "b0" * 16, 1_790_000_000, "kmend_2_0123abcd", "ab" * 32)
 PURLS = purls("6.1.0-50-amd64", "6.1.176-1", "x86_64")
@@ -49,7 +49,7 @@ def document(*verdicts: Verdict) -> Any:
 verdicts = st.lists(
     st.builds(
         Verdict, st.integers(1000, 99_999).map(lambda number: f"CVE-2026-{number}"), st.sampled_from(Word),
-        st.sampled_from(["", "level 2", "rejected", "not built"]), st.lists(st.text(min_size=1), max_size=2).map(tuple),
+        st.sampled_from(["", "level 2", "rejected", "not built", NOT_PRESENT]), st.lists(st.text(min_size=1), max_size=2).map(tuple),
     ),
     min_size=1, max_size=6, unique_by=lambda item: item.cve,
 )  # fmt: skip
@@ -67,6 +67,13 @@ def test_every_verdict_becomes_a_valid_statement(valid: Any, found: list[Verdict
     assert [item["vulnerability"]["name"] for item in made["statements"]] == sorted(item.cve for item in found)
     for statement in made["statements"]:
         go_vex(statement)
+
+
+def test_a_module_that_is_not_on_the_disk_is_a_component_that_is_not_present() -> None:
+    (statement,) = document(Verdict("CVE-2026-1001", Word.NOT_AFFECTED, NOT_PRESENT, ("exfat is not there",)))[
+        "statements"
+    ]
+    assert (statement["status"], statement["justification"]) == ("not_affected", "component_not_present")
 
 
 def test_what_a_livepatch_has_closed_is_fixed_on_this_boot_only() -> None:
@@ -102,11 +109,14 @@ def test_what_is_not_sure_any_more_suppresses_nothing(
     seen = replace(OBSERVED, silent=silent)
     made: Any = openvex("https://kmend.example/v", "k", 1, Products(PURLS), seen, found, stale=stale)
     valid.validate(json.loads(json.dumps(made)))
-    words = {item.cve: item.word for item in found}
+    verdict_of = {item.cve: item for item in found}
     for statement in made["statements"]:
         go_vex(statement)
-        word = words[statement["vulnerability"]["name"]]
-        if (stale and word is Word.NOT_AFFECTED) or (silent and word in (Word.LIVE_PATCHED, Word.MITIGATED)):
+        item = verdict_of[statement["vulnerability"]["name"]]
+        word = item.word
+        absent = word is Word.NOT_AFFECTED and item.detail == NOT_PRESENT
+        by_the_host = absent or word in (Word.LIVE_PATCHED, Word.MITIGATED)
+        if (stale and word is Word.NOT_AFFECTED) or (silent and by_the_host):
             assert statement["status"] == "under_investigation"
         elif word in (Word.LIVE_PATCHED, Word.FIXED_BY_KERNEL):
             assert statement["status"] == "fixed"

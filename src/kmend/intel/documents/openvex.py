@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from kmend.intel.applicability import Reason
 from kmend.intel.documents.advisory import moment
 from kmend.intel.documents.purls import Headers
-from kmend.intel.verdicts import Verdict, Word
+from kmend.intel.verdicts import NOT_PRESENT, Verdict, Word
 
 CONTEXT = "https://openvex.dev/ns/v0.2.0"
-_NOT_PRESENT = "vulnerable_code_not_present"
+_NO_CODE, _NO_COMPONENT = "vulnerable_code_not_present", "component_not_present"
 _HEADERS_ONLY = {
     "status": "not_affected",
-    "justification": _NOT_PRESENT,
+    "justification": _NO_CODE,
     "impact_statement": "The package holds headers; the fix changes none of them.",
 }
 _ACTIONS = {
@@ -116,7 +116,8 @@ def _status(item: Verdict, observed: Observed, stale: Sequence[str]) -> dict[str
     if stale and item.word is Word.NOT_AFFECTED:
         told = f"not affected, as far as was known; too old or missing by now: {', '.join(stale)}; {notes}"
         return {"status": "under_investigation", "status_notes": told}
-    if observed.silent and item.word in (Word.LIVE_PATCHED, Word.MITIGATED):
+    absent = item.word is Word.NOT_AFFECTED and item.detail == NOT_PRESENT
+    if observed.silent and (absent or item.word in (Word.LIVE_PATCHED, Word.MITIGATED)):
         told = f"{item.word.value} ({item.detail}) when the host was last heard of, {moment(observed.at)}; since then nothing"
         return {"status": "under_investigation", "status_notes": told}
     if item.word is Word.LIVE_PATCHED:
@@ -129,7 +130,8 @@ def _status(item: Verdict, observed: Observed, stale: Sequence[str]) -> dict[str
         return {"status": "fixed", "status_notes": notes}
     if item.word is Word.NOT_AFFECTED:
         rejected = item.detail == Reason.REJECTED.value
-        reason = {"impact_statement": notes} if rejected else {"justification": _NOT_PRESENT, "impact_statement": notes}
+        why = _NO_COMPONENT if item.detail == NOT_PRESENT else _NO_CODE
+        reason = {"impact_statement": notes} if rejected else {"justification": why, "impact_statement": notes}
         return {"status": "not_affected", **reason}
     if item.word is Word.MITIGATED:
         return {

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -25,6 +26,7 @@ from kmend.intel.verdicts import ORDER, HostKernel, Level, Verdict, Word, verdic
 from kmend.server.compliance import exceptions
 from kmend.server.compliance.exceptions import Lying
 from kmend.server.compliance.signals import of_cves
+from kmend.server.hosts.periods import COLUMNS
 from kmend.server.hosts.periods import standing as standing_of
 from kmend.server.knowledge.fixes import FirstFix, first_fixes
 from kmend.server.knowledge.timeline import published_of
@@ -348,11 +350,11 @@ class _Times:
 
 def _crowds(connection: Connection, seen: Collection[str]) -> tuple[dict[_Path, _Crowd], int, int]:
     """Paths with their hosts; how many hosts there are, and how many of them have not said what they run."""
-    columns = ("id", "enrolled_at", "state", "ring", "boot_id", "build_id", "level", "trying", "phase", "refuses")
+    columns = ("id", "enrolled_at", *COLUMNS)
     query = select(*(hosts.c[name] for name in columns)).where(hosts.c.state == "enrolled")
     periods = select(
         host_periods.c.host, host_periods.c.at, host_periods.c.state, host_periods.c.build_id, host_periods.c.level,
-        host_periods.c.transition,
+        host_periods.c.transition, host_periods.c.unpatched,
     ).order_by(host_periods.c.host, host_periods.c.at)  # fmt: skip
     if seen:
         query = query.where(hosts.c.ring.in_(sorted(seen)))
@@ -360,7 +362,7 @@ def _crowds(connection: Connection, seen: Collection[str]) -> tuple[dict[_Path, 
     past: dict[str, list[tuple[_State, int]]] = {}
     for row in connection.execute(periods.execution_options(yield_per=5000)):
         if row.state == "enrolled":
-            state = _State(row.build_id, row.transition or row.level, bool(row.transition), row.level)
+            state = _state(row)
             past.setdefault(row.host, []).append((state, row.at))
     crowds: dict[_Path, _Crowd] = {}
     count = silent = 0
@@ -371,7 +373,7 @@ def _crowds(connection: Connection, seen: Collection[str]) -> tuple[dict[_Path, 
             continue
         own = past.get(row.id, [])
         present = standing_of(row)
-        now = _State(present.build_id, present.transition or present.level, bool(present.transition), present.level)
+        now = _state(present)
         if not own or own[-1][0] != now:
             own = [*own, (now, own[-1][1] if own else row.enrolled_at)]
         states: list[_State] = []
@@ -387,6 +389,12 @@ def _crowds(connection: Connection, seen: Collection[str]) -> tuple[dict[_Path, 
         path = _Path(row.ring, tuple(states), row.refuses)
         crowds.setdefault(path, _Crowd()).hosts.append((row.id, tuple(times)))
     return crowds, count, silent
+
+
+def _state(row: Any) -> _State:
+    # A level that the kernel has not patched everything with closes nothing for certain here; `explain` is exact.
+    level = row.level if row.unpatched == "[]" else 0
+    return _State(row.build_id, row.transition or level, bool(row.transition), level)
 
 
 def _exposed(connection: Connection) -> dict[str, bool | None]:

@@ -94,6 +94,11 @@ class Known:
     refuses: str
     cloned_at: int
     modules: str = ""
+    loaded: str = ""
+    barred: str = ""
+    absent: str = ""
+    sealed: bool = False
+    unpatched: str = "[]"
 
 
 _COLUMNS = [hosts.c[name] for name in Known.__slots__]
@@ -171,8 +176,9 @@ def judge(known: Known | None, received: Received, server: str) -> Outcome:
     if message.module_report is not None and news:
         values, lists = modulesets.columns(message.modules, message.module_report)
         changes |= values
-    elif news and known.modules:
-        changes |= modulesets.NONE  # what was said before holds no more
+    elif known.modules and (not message.modules or (news and message.boot_id != known.boot_id)):
+        # What was said before holds no more; on the same boot it does until the host has sent the new one.
+        changes |= modulesets.NONE
     return Accepted(
         _seen(known, message, report, rebooted=rebooted),
         changes,

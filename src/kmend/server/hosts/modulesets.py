@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, delete, select, text, union
+from sqlalchemy import Connection, delete, select, text, union, update
 
 from kmend.core.manifest import sha256_hex
 from kmend.core.wire import ModuleReport
-from kmend.server.store.tables import hosts, module_sets
+from kmend.server.store.tables import host_periods, hosts, module_sets
 
 FRESH_SECONDS = 12 * 3600
 """A list that was named so lately is not written again: otherwise all hosts of a kind would wait for one row."""
@@ -63,10 +63,24 @@ def names(connection: Connection, digest: str) -> frozenset[str] | None:
 
 
 def prune(connection: Connection, now: int) -> int:
-    """Forget lists that no host has any more; at most a thousand at once; returns how many."""
+    """Forget lists that no host has any more, and the history neither; looks at a thousand at most, and returns at how many.
+
+    One that is still named is looked at again after a week.
+    """
     table = module_sets.c
-    used = union(*(select(hosts.c[name]) for name in ("loaded", "barred", "absent")))
-    old = select(table.digest).where(table.used_at < now - KEEP_SECONDS, table.digest.not_in(used)).limit(MAX_AT_ONCE)
+    old = select(table.digest).where(table.used_at < now - KEEP_SECONDS).order_by(table.digest).limit(MAX_AT_ONCE)
+    found = list(connection.execute(old).scalars())
+    if not found:
+        return 0
+    named = [
+        select(where.c[name]).where(where.c[name].in_(found))
+        for where in (hosts, host_periods)
+        for name in ("loaded", "barred", "absent")
+    ]
+    used = set(connection.execute(union(*named)).scalars())
+    if used:
+        connection.execute(update(module_sets).where(table.digest.in_(sorted(used))).values(used_at=now))
     # Asked again of the row itself: a host may have named it meanwhile.
-    gone = delete(module_sets).where(table.digest.in_(old), table.used_at < now - KEEP_SECONDS)
-    return connection.execute(gone).rowcount
+    gone = delete(module_sets).where(table.digest.in_(sorted(set(found) - used)), table.used_at < now - KEEP_SECONDS)
+    connection.execute(gone)
+    return len(found)

@@ -28,6 +28,9 @@ class Standing:
         level: in force; 0 for none.
         transition: a level on its way in; 0 for none.
         refuses: JSON list of the levels that it does not load by itself.
+        loaded, barred, absent: lists of modules, by their digests (`modulesets`); what is loaded only where some are barred
+            or absent, or nothing can be loaded any more: nowhere else does a verdict turn on them, and they change often.
+        unpatched: JSON list of objects that the level in force should patch, and does not.
     """
 
     state: str
@@ -37,9 +40,20 @@ class Standing:
     level: int
     transition: int
     refuses: str
+    loaded: str = ""
+    barred: str = ""
+    absent: str = ""
+    sealed: bool = False
+    unpatched: str = "[]"
+
+    @property
+    def installed(self) -> str:
+        """Which kernel was installed is not kept: no clock turns on it."""
+        return ""
 
 
-COLUMNS = ("state", "ring", "boot_id", "build_id", "level", "trying", "phase", "refuses")
+MODULES = ("loaded", "barred", "absent", "sealed", "unpatched")
+COLUMNS = ("state", "ring", "boot_id", "build_id", "level", "trying", "phase", "refuses", *MODULES)
 """Of `hosts`, that a standing is made of."""
 
 
@@ -54,6 +68,8 @@ def standing(row: Any, changes: Mapping[str, object] | None = None) -> Standing:
         name: value for name, value in (changes or {}).items() if name in COLUMNS
     }
     phase, trying = new.pop("phase"), new.pop("trying")
+    if not (new["barred"] or new["absent"] or new["sealed"]):
+        new["loaded"] = ""
     return Standing(transition=trying if phase in ON_ITS_WAY else 0, **new)
 
 

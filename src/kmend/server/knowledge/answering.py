@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table, case, func, select
 
 from kmend.intel.applicability import Applicability, Build, Presence, Reason, judge
 from kmend.intel.deadlines import Exploitation, Signals
@@ -37,8 +37,10 @@ from kmend.server.store.tables import (
     ring_levels,
 )
 
-_ALIKE = ("build_id", "release", "ring", "level", "trying", "phase", "refuses", *surroundings.COLUMNS)
-"""Hosts that do not differ in these columns have the same verdicts."""
+_ALIKE = (
+    "build_id", "release", "ring", "level", "trying", "phase", "refuses", "barred", "absent", "sealed", "unpatched", "installed",
+)  # fmt: skip
+"""Hosts that do not differ in these columns have the same verdicts, but for what is loaded where some modules cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +102,16 @@ def of_cve(connection: Connection, cve: str, rings: Collection[str] = ()) -> tup
     """
     if not is_known(connection, cve):
         raise NotKnownError(f"nothing that was imported names {cve[:40]}", hint="kmend-server feeds list")
-    alike = [hosts.c[name] for name in _ALIKE]
-    query = (
-        select(*alike, func.count().label("number"))
-        .where(hosts.c.state == "enrolled", hosts.c.build_id != "")
-        .group_by(*alike)
+    # Where everything can be loaded it does not matter what is, and nearly every host has a list of its own.
+    loadable = (hosts.c.barred == "") & (hosts.c.absent == "") & hosts.c.sealed.is_(False)
+    loaded = case((loadable, ""), else_=hosts.c.loaded).label("loaded")
+    each = select(*(hosts.c[name] for name in _ALIKE), loaded).where(
+        hosts.c.state == "enrolled", hosts.c.build_id != ""
     )
     if rings:
-        query = query.where(hosts.c.ring.in_(sorted(rings)))
+        each = each.where(hosts.c.ring.in_(sorted(rings)))
+    alike = each.subquery()
+    query = select(*alike.c, func.count().label("number")).group_by(*alike.c)
     found: dict[tuple[str, str, str, str, int], Group] = {}
     means: dict[str, Applicability] = {}
     desk = _Desk(connection, cve)

@@ -154,7 +154,8 @@ def _note_changes(
             continue
         old = _told(kept_row) if kept_row is not None else _RELEASE
         if old != {name: value for name, value in _row(build_id, item).items() if name in old}:
-            rows.append({"build_id": build_id, "cve": item.cve, "until": at, **old})
+            complete = kept_row is not None and kept_row.complete
+            rows.append({"build_id": build_id, "cve": item.cve, "until": at, "complete": complete, **old})
     table = applicability_changes.c
     # What is judged twice after one import has changed once: what held before it is there already.
     told = select(table.cve).where(table.build_id == build_id, table.until == at, table.cve.in_(names))

@@ -12,11 +12,11 @@ from sqlalchemy import Connection, func, select
 from kmend.intel.applicability import Applicability, Presence, Reason
 from kmend.intel.clocks import Change, Clocks
 from kmend.intel.timeline import Answer, History, LevelStory, Period, Story
-from kmend.intel.verdicts import HostKernel
 from kmend.server.hosts.periods import Standing, standing
 from kmend.server.knowledge.answering import is_known, meaning
 from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.knowledge.fixes import FirstFix, first_fixes
+from kmend.server.knowledge.surroundings import Surroundings
 from kmend.server.rollouts import recalling
 from kmend.server.store.tables import (
     applicability,
@@ -114,8 +114,9 @@ class _Book:
         periods = _periods(connection, host)
         builds = sorted({period.build_id for period in periods})
         self.history = History(periods, {build_id: _levels(connection, build_id) for build_id in builds}, now)
-        # Which modules hold the code matters only where hosts say which they have.
+        # Which modules hold the code matters only where the host has said that some cannot be loaded, or are not patched.
         self._modules = any(period.kernel.modules is not None for period in periods)
+        self._unpatched = any(period.kernel.unpatched for period in periods)
         self._former = _former(connection, builds, cve)
         self._closing = {build_id: _closing(connection, build_id, cve) for build_id in builds}
         self._fixes = first_fixes(connection, cve)
@@ -136,17 +137,20 @@ class _Book:
     def _story(self, cve: str, build_id: str, found: Applicability) -> Story:
         fix = self._fixes.get(cve)
         answers = (*self._former[build_id].get(cve, ()), Answer(None, found))
+        closing = self._closing[build_id].get(cve, {})
         return Story(
             tuple(Answer(item.until, self._bare(item.found)) for item in answers),
-            self._closing[build_id].get(cve, ()),
+            tuple(closing),
             fix.package if fix is not None else "",
             fix.at if fix is not None else 0,
+            tuple(closing.values()) if self._unpatched else (),
         )
 
     def _bare(self, found: Applicability) -> Applicability:
         """An answer without what no verdict depends on, so that many are alike."""
-        objects = found.objects if self._modules and found.presence is Presence.MODULE else ()
-        return Applicability(_ANY, found.affected, found.reason, found.presence, objects)
+        objects = found.objects if (self._modules or self._unpatched) and found.presence is Presence.MODULE else ()
+        complete = found.complete and bool(objects)
+        return Applicability(_ANY, found.affected, found.reason, found.presence, objects, complete=complete)
 
 
 def _periods(connection: Connection, host: str) -> tuple[Period, ...]:
@@ -161,15 +165,19 @@ def _periods(connection: Connection, host: str) -> tuple[Period, ...]:
         told = connection.execute(select(func.max(reports.c.received_at)).where(reports.c.host == host)).scalar()
         at = told if told is not None else row.enrolled_at
         kept.append((max(at, kept[-1][0] if kept else at), present))
-    return tuple(_period(at, item) for at, item in kept)
+    around = Surroundings(connection)
+    return tuple(_period(at, item, around) for at, item in kept)
 
 
 def _standing(row: Any) -> Standing:
-    return Standing(row.state, row.ring, row.boot_id, row.build_id, row.level, row.transition, row.refuses)
+    return Standing(
+        row.state, row.ring, row.boot_id, row.build_id, row.level, row.transition, row.refuses, row.loaded, row.barred,
+        row.absent, row.sealed, row.unpatched,
+    )  # fmt: skip
 
 
-def _period(at: int, item: Standing) -> Period:
-    kernel = HostKernel(item.transition or item.level, bool(item.transition))
+def _period(at: int, item: Standing, around: Surroundings) -> Period:
+    kernel = around.of(item, item.transition or item.level, bool(item.transition), modules=True)
     refuses = frozenset(int(level) for level in json.loads(item.refuses))
     return Period(at, item.build_id, item.ring, kernel, item.level, refuses, gone=item.state != "enrolled")
 
@@ -191,13 +199,14 @@ def _levels(connection: Connection, build_id: str) -> tuple[LevelStory, ...]:
     )
 
 
-def _closing(connection: Connection, build_id: str, cve: str) -> dict[str, tuple[int, ...]]:
+def _closing(connection: Connection, build_id: str, cve: str) -> dict[str, dict[int, tuple[str, ...]]]:
+    """CVE -> level that closes it -> objects that it patches for that; none if it is not known."""
     table = level_cves.c
-    query = select(table.cve, table.level).where(table.build_id == build_id).order_by(table.level)
-    found: dict[str, list[int]] = {}
+    query = select(table.cve, table.level, table.objects).where(table.build_id == build_id).order_by(table.level)
+    found: dict[str, dict[int, tuple[str, ...]]] = {}
     for row in connection.execute(query.where(table.cve == cve) if cve else query):
-        found.setdefault(row.cve, []).append(row.level)
-    return {name: tuple(numbers) for name, numbers in found.items()}
+        found.setdefault(row.cve, {})[row.level] = tuple(json.loads(row.objects))
+    return found
 
 
 def _former(connection: Connection, builds: Sequence[str], cve: str) -> dict[str, dict[str, tuple[Answer, ...]]]:
@@ -214,14 +223,16 @@ def _former(connection: Connection, builds: Sequence[str], cve: str) -> dict[str
 def _present(connection: Connection, build_id: str) -> dict[str, Applicability]:
     """CVE -> what is kept of it for a build, without the evidence."""
     table = applicability.c
-    query = select(table.cve, table.affected, table.reason, table.presence, table.objects)
+    query = select(table.cve, table.affected, table.reason, table.presence, table.objects, table.complete)
     return {row.cve: _answer(row) for row in connection.execute(query.where(table.build_id == build_id))}
 
 
 def _answer(row: Any) -> Applicability:
     presence = Presence(row.presence)
     objects = tuple(json.loads(row.objects)) if presence is Presence.MODULE else ()
-    return Applicability(row.cve, row.affected, Reason(row.reason), presence, objects)
+    return Applicability(
+        row.cve, row.affected, Reason(row.reason), presence, objects, complete=row.complete and bool(objects)
+    )
 
 
 def published_of(connection: Connection, fixes: Mapping[str, FirstFix], cve: str) -> dict[str, int]:

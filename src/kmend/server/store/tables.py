@@ -500,6 +500,12 @@ host_periods = Table(
     Column("level", Integer, nullable=False),  # in force; 0: none
     Column("transition", Integer, nullable=False),  # level on its way in; 0: none
     Column("refuses", Text, nullable=False),  # JSON list: as in `hosts`
+    # as in `hosts`; what is loaded only where a verdict turns on it
+    Column("loaded", Text, nullable=False, default="", server_default=text("''")),
+    Column("barred", Text, nullable=False, default="", server_default=text("''")),
+    Column("absent", Text, nullable=False, default="", server_default=text("''")),
+    Column("sealed", Boolean, nullable=False, default=False, server_default=false()),
+    Column("unpatched", Text, nullable=False, default="[]", server_default=text("'[]'")),
     Index(None, "at", "host"),
 )
 """One row each time a host said something that verdicts depend on: what stands in `hosts`, as it was."""
@@ -514,6 +520,7 @@ applicability_changes = Table(
     Column("reason", Text, nullable=False),
     Column("presence", Text, nullable=False),
     Column("objects", Text, nullable=False),  # JSON list
+    Column("complete", Boolean, nullable=False, default=False, server_default=false()),  # as in `applicability`
     Index(None, "until"),
 )
 """Answers of `applicability` that another one has replaced since. The first one holds from the beginning of all things."""

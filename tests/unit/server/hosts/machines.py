@@ -18,6 +18,7 @@ from kmend.core.wire import (
     Enrolment,
     HeldLevel,
     HostFacts,
+    ModuleReport,
     Purpose,
     RunningBuild,
     Split,
@@ -67,6 +68,8 @@ class Machine:
     phase: str = "idle"
     acknowledged: str = ""
     extra: dict[str, object] = field(default_factory=dict)
+    modules: ModuleReport | None = None
+    send_modules: bool = False
 
     @classmethod
     def new(cls, name: str) -> Machine:
@@ -92,6 +95,10 @@ class Machine:
         digest = sha256_hex(encode(report))
         send = digest != self.acknowledged if full is None else full
         message = CheckIn(self.id, self.counter, boot_id(self.boot), digest, report if send else None, self.answer, 7)
+        if self.modules is not None:
+            message = replace(message, modules=sha256_hex(encode(self.modules)))
+            if self.send_modules:
+                message = replace(message, state=report, module_report=self.modules)
         return self.sign(message)
 
     def sign(self, message: CheckIn) -> Received:
@@ -102,6 +109,7 @@ class Machine:
     def take(self, answer: Answer | Refused, received: Received) -> Answer:
         assert isinstance(answer, Answer), answer
         self.answer = answer.answer
+        self.send_modules = answer.send_modules
         if received.message.state is not None:
             self.acknowledged = received.message.report
         return answer

@@ -24,9 +24,13 @@ def upgrade() -> None:
     )
     for name in ("modules", "loaded", "barred", "absent", "installed"):
         op.add_column("hosts", sa.Column(name, sa.Text(), nullable=False, server_default=sa.text("''")))
-    op.add_column("hosts", sa.Column("unpatched", sa.Text(), nullable=False, server_default=sa.text("'[]'")))
-    op.add_column("hosts", sa.Column("sealed", sa.Boolean(), nullable=False, server_default=sa.false()))
-    op.add_column("applicability", sa.Column("complete", sa.Boolean(), nullable=False, server_default=sa.false()))
+    for name in ("loaded", "barred", "absent"):
+        op.add_column("host_periods", sa.Column(name, sa.Text(), nullable=False, server_default=sa.text("''")))
+    for table in ("hosts", "host_periods"):
+        op.add_column(table, sa.Column("unpatched", sa.Text(), nullable=False, server_default=sa.text("'[]'")))
+        op.add_column(table, sa.Column("sealed", sa.Boolean(), nullable=False, server_default=sa.false()))
+    for table in ("applicability", "applicability_changes"):
+        op.add_column(table, sa.Column("complete", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("level_cves", sa.Column("objects", sa.Text(), nullable=False, server_default=sa.text("'[]'")))
     _fill()
 
