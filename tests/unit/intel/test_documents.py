@@ -49,7 +49,8 @@ def document(*verdicts: Verdict) -> Any:
 verdicts = st.lists(
     st.builds(
         Verdict, st.integers(1000, 99_999).map(lambda number: f"CVE-2026-{number}"), st.sampled_from(Word),
-        st.sampled_from(["", "level 2", "rejected", "not built", NOT_PRESENT]), st.lists(st.text(min_size=1), max_size=2).map(tuple),
+        st.sampled_from(["", "level 2", "rejected", "not built", NOT_PRESENT]),
+        st.lists(st.text(min_size=1), max_size=2).map(tuple),
     ),
     min_size=1, max_size=6, unique_by=lambda item: item.cve,
 )  # fmt: skip
