@@ -121,7 +121,7 @@ def judged(published: Published, tmp_path_factory: pytest.TempPathFactory) -> It
 def test_a_verdict_follows_what_is_in_force(judged: Judged) -> None:
     before = judged.counts()
     word = judged.verdict()
-    assert sum(before.values()) >= 20, before
+    assert sum(before.values()) >= 5, before
     assert word not in ("live-patched", "fixed by the kernel", "not affected")
     assert "live-patched" not in before
     assert judged.said_to_scanners() == {"affected"}
