@@ -303,7 +303,10 @@ def walk(ask: Callable[[Sequence[str]], Answer]) -> tuple[dict[str, Asked], froz
             found.update({folder: asked for folder, asked in answer.found.items() if folder not in unread})
         below = {item for folder, asked in found.items() for item, _ in _below(folder, asked)}
         waiting = sorted(below - found.keys() - unread)
-    raise MalformedError(f"the Makefiles lead into more than {len(found)} folders, {MAX_DEPTH} deep")
+    raise MalformedError(
+        f"the Makefiles lead into more than {len(found)} folders, {MAX_DEPTH} deep",
+        hint="prepare the kernel instead: its debug information says what was compiled (without --quick)",
+    )
 
 
 def gather(
