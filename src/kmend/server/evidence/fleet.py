@@ -28,6 +28,7 @@ class Host:
         reports: how many there are.
         counter: of the last of them; 0 without one.
         last: what it says.
+        unpatched: by what it has said so far the kernel has left out something that its level should patch.
     """
 
     row: HostRow
@@ -35,6 +36,7 @@ class Host:
     reports: int = 0
     counter: int = 0
     last: StateReport | None = None
+    unpatched: bool = False
 
 
 @dataclass(slots=True)
@@ -180,7 +182,9 @@ def _take(host: Host, report: ReportRow, server: str, where: str) -> None:
         raise EvidenceError(f"{where} is a report of another host, or of another time")
     if sha256_hex(encode(state)) != message.report:
         raise EvidenceError(f"{where} does not hold the state whose digest it names")
-    host.stays += _new(host, timelines.stay_of(message, state))
+    boot_id = host.last.boot_id if host.last is not None else ""
+    host.unpatched = timelines.is_unpatched(message, state, boot_id, before=host.unpatched)
+    host.stays += _new(host, timelines.stay_of(message, state, unpatched=host.unpatched))
     host.reports += 1
     host.counter, host.last = report.counter, state
 

@@ -206,11 +206,14 @@ class _Fleet:
         for host, tags in _hosts(self.connection, self.wanted):
             stays: list[Stay] = []
             last: CheckIn | None = None
+            unpatched = False
             while row is not None and row.host == host.id:
                 message = decode(CheckIn, row.body, max_bytes=MAX_REQUEST_BYTES)
                 if message.state is None:
                     raise MalformedError(f"report {row.counter} of host {row.host} holds no state")
-                stays.append(timelines.stay_of(message, message.state))
+                boot_id = last.boot_id if last is not None else ""
+                unpatched = timelines.is_unpatched(message, message.state, boot_id, before=unpatched)
+                stays.append(timelines.stay_of(message, message.state, unpatched=unpatched))
                 last = message
                 yield encode(ReportRow(row.host, row.counter, row.received_at, row.signature, row.body.decode()))
                 row = next(found, None)

@@ -34,12 +34,28 @@ class Closing:
     reopened: int
 
 
-def stay_of(message: CheckIn, report: StateReport) -> Stay:
-    """What a report says that the host runs."""
+def is_unpatched(message: CheckIn, report: StateReport, boot_id: str, *, before: bool) -> bool:
+    """Whether the kernel has left out something that the level should patch, as the host has said last on this boot.
+
+    Args:
+        boot_id, before: of the report before, and what was true of it.
+    """
+    if message.module_report is not None:
+        return bool(message.module_report.unpatched)
+    return before and report.boot_id == boot_id
+
+
+def stay_of(message: CheckIn, report: StateReport, *, unpatched: bool = False) -> Stay:
+    """What a report says that the host runs.
+
+    Args:
+        unpatched: not all that the level patches is patched: it counts as one that is on its way in.
+    """
     held = report.loaded
-    pending = report.trying is not None and report.state in ON_ITS_WAY
-    if pending:
+    on_its_way = report.trying is not None and report.state in ON_ITS_WAY
+    if on_its_way:
         held = report.trying
+    pending = on_its_way or (unpatched and held is not None)
     return Stay(
         at=report.at,
         counter=message.counter,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tests.unit.server.hosts.machines import Machine
+
+from kmend.core.wire import ModuleReport
 from kmend.server.evidence.documents import Meaning, Stay
-from kmend.server.evidence.timelines import closing, counting, key_of, state, timeline
+from kmend.server.evidence.timelines import closing, counting, is_unpatched, key_of, state, stay_of, timeline
 
 BUILD, LATER = "5ca1ab1e" * 5, "0ddba115" * 5
 MEANINGS = [
@@ -66,6 +69,24 @@ def test_what_is_only_on_its_way_counts_as_nothing() -> None:
         (2, 0, 1, 4, "level 2 on its way in"),
         (3, 3, 0, 1, "level 2"),
     ]
+
+
+def test_a_level_that_the_kernel_has_not_patched_everything_with_counts_as_nothing() -> None:
+    machine = Machine.new("web-1")
+    machine.id, machine.level, machine.phase = "f0" * 16, 1, "steady"
+    machine.modules, machine.send_modules = ModuleReport(("exfat",), unpatched=("exfat",)), True
+    stays, before, boot = [], False, ""
+    for at in range(4):
+        machine.boot = 1 + at // 3
+        message = machine.check_in(full=True).message
+        assert message.state is not None
+        before = is_unpatched(message, message.state, boot, before=before)
+        boot = message.boot_id
+        stays.append(stay_of(message, message.state, unpatched=before))
+        machine.send_modules = False
+        if at == 1:
+            machine.modules, machine.send_modules = ModuleReport(("exfat",)), True
+    assert [item.pending for item in stays] == [True, True, False, False], "until the host says otherwise"
 
 
 def test_reports_that_say_the_same_are_one_stay() -> None:
