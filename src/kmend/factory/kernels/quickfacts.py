@@ -1,4 +1,4 @@
-"""Kernel facts without preparing the kernel: from its image package and its source's Makefiles, in a quarter of a minute.
+"""Kernel facts without preparing the kernel: from its image package and its source's Makefiles, within half a minute.
 
 What the build was told to compile stands in for what the compiler says that it has compiled. The two were found to agree (see
 `tests/build/test_quick_facts.py`); where it cannot be told, a file is left open: it stands neither among those compiled nor
