@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class KernelVersion:
     update: int = 0
 
     @classmethod
+    @functools.lru_cache(maxsize=4096)  # all records of the CNA's together name some two thousand, each many times
     def parse(cls, text: str) -> KernelVersion:
         """Read `6.1`, `6.1.176`, `2.6.32` or `2.6.32.9`.
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, case, func, select
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
 from kmend.intel.applicability import Applicability, Build, Presence, Reason, judge
 from kmend.intel.deadlines import Exploitation, Signals
@@ -154,7 +154,8 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
         means = [kept(item) for item in connection.execute(query).all()]
     old, stale = ages(connection, now)
     desk = _Desk(connection, cve)
-    told, signals = _rows(connection, cves, cve), _rows(connection, cve_signals, cve)
+    told = _rows(connection, select(cves.c.cve, cves.c.title, cves.c.cvss), cves.c.cve, row.build_id, cve)
+    signals = _rows(connection, select(cve_signals), cve_signals.c.cve, row.build_id, cve)
     found = []
     for item in means:
         record, signal = told.get(item.cve), signals.get(item.cve)
@@ -308,9 +309,12 @@ class _Desk:
         return self._recalls[build_id, level]
 
 
-def _rows(connection: Connection, table: Table, cve: str) -> dict[str, Any]:
-    query = select(table)
-    return {row.cve: row for row in connection.execute(query.where(table.c.cve == cve) if cve else query)}
+def _rows(
+    connection: Connection, query: Select[Any], column: ColumnElement[str], build_id: str, cve: str
+) -> dict[str, Any]:
+    """CVE -> its row; of one CVE, or of all that a build has, or may have."""
+    mine = select(applicability.c.cve).where(applicability.c.build_id == build_id)
+    return {row.cve: row for row in connection.execute(query.where(column == cve if cve else column.in_(mine)))}
 
 
 def is_known(connection: Connection, cve: str) -> bool:
