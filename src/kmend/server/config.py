@@ -12,7 +12,7 @@ import tomllib
 
 from kmend.core import sections
 from kmend.core.errors import KmendError, MalformedError
-from kmend.server.feeds.places import FEEDS, place_of
+from kmend.server.feeds.places import CHANGELOG, FEEDS, is_changelog, place_of
 from kmend.server.notices.mail import is_address
 
 DEFAULT_PATH = Path("/etc/kmend/server.toml")
@@ -214,6 +214,7 @@ class FeedsSection:
     Attributes:
         cna: the kernel CNA's `vulns.git`: path of a checkout, of a bare repository, of an archive; or a URL of one of these.
         debian: the kernel's changelog: `apt`, a path, or a URL.
+        changelogs: of other releases of Debian than `debian` is of: the branch of their kernel, such as `6.12` -> path or URL.
         kev: CISA's catalogue of what is exploited.
         epss: FIRST's daily scores.
         ssvc: CISA's vulnrichment, in the forms of `cna`.
@@ -225,6 +226,7 @@ class FeedsSection:
 
     cna: str = ""
     debian: str = ""
+    changelogs: dict[str, str] = field(default_factory=dict)
     kev: str = ""
     epss: str = ""
     ssvc: str = ""
@@ -234,6 +236,9 @@ class FeedsSection:
     ca_file: str = ""
 
     def __post_init__(self) -> None:
+        for branch in self.changelogs:
+            if not is_changelog(f"{CHANGELOG}-{branch}"):
+                raise MalformedError(f"changelogs: {branch[:40]!r} is no branch of the kernel, such as 6.12")
         for name, source in self.configured.items():
             place_of(name, source)
         _check_range("hours", self.hours, 1, 168)
@@ -244,7 +249,14 @@ class FeedsSection:
     @property
     def configured(self) -> dict[str, str]:
         """Feeds that are fetched, and where from."""
-        return {name: source for name in FEEDS if (source := getattr(self, name))}
+        others = {f"{CHANGELOG}-{branch}": source for branch, source in sorted(self.changelogs.items())}
+        found: dict[str, str] = {}
+        for name in FEEDS:
+            if source := getattr(self, name):
+                found[name] = source
+            if name == CHANGELOG:
+                found |= others
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from kmend.server.commands.client import connect
 from kmend.server.commands.hosts import id_of
 from kmend.server.commands.output import json_option, print_json, print_table
 from kmend.server.commands.times import moment, span
+from kmend.server.feeds import kind_of
 
 
 @click.command()
@@ -107,6 +108,6 @@ def _print_stale(names: list[str]) -> None:
         ("what is not affected may be affected by now", ("cna", "debian")),
         ("listings, scores and assessments may be others by now", ("kev", "epss", "ssvc", "bod")),
     ):
-        found = [name for name in names if name in feeds]
+        found = [name for name in names if kind_of(name) in feeds]
         if found:
             click.echo(f"stale: {', '.join(found)} {'is' if len(found) == 1 else 'are'} missing or too old; {what}")

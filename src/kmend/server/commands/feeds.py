@@ -45,7 +45,7 @@ def bring_in(feed: str, place: str | None, config_path: Path, as_json: bool) -> 
 
 
 @command.command("fetch")
-@click.argument("names", metavar="[FEED]...", nargs=-1, type=click.Choice(sources.FEEDS))
+@click.argument("names", metavar="[FEED]...", nargs=-1)
 @config_option
 @json_option
 def fetch(names: tuple[str, ...], config_path: Path, as_json: bool) -> int:
@@ -75,6 +75,23 @@ def fetch(names: tuple[str, ...], config_path: Path, as_json: bool) -> int:
     if as_json:
         print_json(done)
     return int(any("error" in item for item in done))
+
+
+@command.command("forget")
+@click.argument("name", metavar="CHANGELOG")
+@config_option
+def forget(name: str, config_path: Path) -> None:
+    """Take out the changelog of a release that no host runs any more, by its name in `feeds list`, and judge anew."""
+    config = read_config(config_path)
+    if name in config.feeds.configured:
+        raise UsageError(f"{name} is fetched by itself", hint=f"take it out of [feeds] in {config_path} first")
+    store = open_store(config.database_url)
+    try:
+        knowledge.forget_changelog(store, name)
+        knowledge.judge_builds(store)
+    finally:
+        store.close()
+    click.echo(f"{name} is forgotten")
 
 
 @command.command("list")

@@ -28,7 +28,7 @@ from kmend.server.compliance.exceptions import Lying
 from kmend.server.compliance.signals import of_cves
 from kmend.server.hosts.periods import COLUMNS
 from kmend.server.hosts.periods import standing as standing_of
-from kmend.server.knowledge.fixes import FirstFix, first_fixes
+from kmend.server.knowledge.fixes import Fixes, package_of
 from kmend.server.knowledge.timeline import published_of
 from kmend.server.rollouts import recalling
 from kmend.server.store.tables import (
@@ -122,12 +122,14 @@ class _Build:
     """What is known of a kernel build.
 
     Attributes:
+        package: that it is of.
         kinds: kind -> CVEs that are of it; those that it does not have are in none.
         presence: CVE -> where its code is.
         opened: CVE -> since when an answer says that it is open, where one said otherwise before.
         first: CVE -> when a level that closes it was first published.
     """
 
+    package: str
     kinds: dict[_Kind, list[str]]
     presence: dict[str, Presence]
     opened: dict[str, int]
@@ -143,8 +145,7 @@ def fleet(connection: Connection, now: int, seen: Collection[str] = ()) -> Fleet
     crowds, count, silent = _crowds(connection, seen)
     builds = {state.build_id for path in crowds for state in path.states}
     known = set(connection.execute(select(kernel_facts.c.build_id)).scalars())
-    fixes = first_fixes(connection)
-    shelf = _Shelf(connection, sorted(builds & known), fixes, now)
+    shelf = _Shelf(connection, sorted(builds & known), Fixes(connection), now)
     lying = exceptions.in_force(connection, now)
     unknown = silent
     # ring -> CVE -> (known since, fix since) -> (path, which of its states was the first that has it)
@@ -187,7 +188,7 @@ _NOTHING = Signals()
 class _Shelf:
     """Kernel builds, each looked up once."""
 
-    def __init__(self, connection: Connection, builds: Sequence[str], fixes: Mapping[str, FirstFix], now: int) -> None:
+    def __init__(self, connection: Connection, builds: Sequence[str], fixes: Fixes, now: int) -> None:
         self._connection = connection
         self._fixes = fixes
         self._now = now
@@ -231,9 +232,8 @@ class _Shelf:
             opened = self.builds[state.build_id].opened
             for cve in left & self._open_in(state):
                 offers = [build.first[cve] for build in builds if cve in build.first]
-                fix = self._fixes.get(cve)
-                if fix is not None and fix.at <= self._now:
-                    offers.append(fix.at)
+                mended = (self._fixes.of(build.package, cve) for build in builds)
+                offers += [fix.at for fix in mended if fix is not None and fix.at <= self._now]
                 since = max(self._known.get(cve, 0), opened.get(cve, 0))
                 found[cve] = (since, min(offers, default=None), place)
             left -= found.keys()
@@ -263,6 +263,7 @@ class _Shelf:
         return Level(number, frozenset({_ANY}), withheld=rules, blocked=self._recalled[build_id, number])
 
     def _build(self, build_id: str) -> _Build:
+        package = package_of(self._connection, build_id)
         closing: dict[str, list[int]] = {}
         first: dict[str, int] = {}
         query = (
@@ -287,10 +288,11 @@ class _Shelf:
         for row in self._connection.execute(means):
             if row.affected is False:
                 continue
-            kind = _Kind(tuple(closing.get(row.cve, ())), row.affected, Reason(row.reason), row.cve in self._fixes)
+            mended = self._fixes.of(package, row.cve) is not None
+            kind = _Kind(tuple(closing.get(row.cve, ())), row.affected, Reason(row.reason), mended)
             kinds.setdefault(kind, []).append(row.cve)
             presence[row.cve] = Presence(row.presence)
-        return _Build(kinds, presence, self._opened(build_id), first)
+        return _Build(package, kinds, presence, self._opened(build_id), first)
 
     def _opened(self, build_id: str) -> dict[str, int]:
         table = applicability_changes.c

@@ -39,6 +39,7 @@ from kmend.server.evidence.documents import (
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.published import Fetched
 from kmend.server.evidence.timelines import Key
+from kmend.server.knowledge.fixes import Fixes, package_of
 from kmend.server.store import tables
 from kmend.trust import layout
 
@@ -140,11 +141,13 @@ class States:
 
     def add_to(self, add: Add) -> None:
         """What the states follow from, and they themselves."""
-        first = _first_fixes(self._connection)
+        fixes = Fixes(self._connection)
+        packages = {build_id: package_of(self._connection, build_id) for build_id in self.builds}
         rows = (
-            encode(item if item.cve not in first else replace(item, fixed_in=first[item.cve]))
+            encode(item if fix is None else replace(item, fixed_in=fix.package))
             for build_id in self.builds
             for item in self._affected[build_id]
+            for fix in (fixes.of(packages[build_id], item.cve),)
         )
         _add_lines(add, documents.KERNELS, rows)
         _add_lines(add, documents.STATES, (encode(self._states[key]) for key in sorted(self._states)))
@@ -175,13 +178,6 @@ def _meanings(connection: Connection, build_id: str) -> Iterator[Meaning]:
     for row in connection.execute(query.execution_options(yield_per=_ROWS)):
         objects, evidence = tuple(json.loads(row.objects)), tuple(json.loads(row.evidence))
         yield Meaning(build_id, row.cve, row.affected, row.reason, row.presence, objects, evidence, "")
-
-
-def _first_fixes(connection: Connection) -> dict[str, str]:
-    """CVE -> the first package that has it mended."""
-    table = tables.distro_fixes.c
-    query = select(table.cve, table.package).order_by(table.place.desc())
-    return {row.cve: row.package for row in connection.execute(query)}
 
 
 @dataclass(slots=True)

@@ -9,11 +9,12 @@ from kmend.server.feeds.changelog import Changelog, changelog
 from kmend.server.feeds.errors import FeedError
 from kmend.server.feeds.facts import facts_of
 from kmend.server.feeds.fetching import Fetched, fetch
-from kmend.server.feeds.places import FEEDS, Place, place_of
+from kmend.server.feeds.places import CHANGELOG, FEEDS, Place, is_changelog, kind_of, place_of
 from kmend.server.feeds.repositories import Repository
 from kmend.server.feeds.tree import tree
 
 __all__ = [
+    "CHANGELOG",
     "FEEDS",
     "Changelog",
     "FeedError",
@@ -23,6 +24,8 @@ __all__ = [
     "changelog",
     "facts_of",
     "fetch",
+    "is_changelog",
+    "kind_of",
     "place_of",
     "tree",
 ]

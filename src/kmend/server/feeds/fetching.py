@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from kmend.server.feeds.errors import FeedError
+from kmend.server.feeds.places import kind_of
 from kmend.trust.errors import TrustError, UnreachableError
 from kmend.trust.network import Network
 from kmend.trust.transport import Transport
@@ -50,7 +51,7 @@ def fetch(url: str, feed: str, *, etag: str = "", modified: str = "", seconds: f
     """
     transport = Transport(Network(ca_file=ca_file, total=seconds, min_rate=MIN_RATE, attempts=ATTEMPTS))
     try:
-        answer = transport.get(url, LIMITS[feed], etag=etag, modified=modified)
+        answer = transport.get(url, LIMITS[kind_of(feed)], etag=etag, modified=modified)
     except TrustError as problem:
         raise FeedError(
             problem.message,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,8 @@ from kmend.trust.addresses import shown
 
 FEEDS = ("cna", "debian", "kev", "epss", "ssvc", "bod")
 """In the order in which one is of use to the next."""
+CHANGELOG = "debian"
+_OTHER = re.compile(r"debian-(?:2\.6\.\d{1,3}|\d{1,3}\.\d{1,3})")
 _TREES = ("cna", "ssvc")
 _MAX = 2000
 
@@ -55,13 +58,23 @@ class Place:
         return self.where if self.kind is Kind.PATH else shown(self.where)
 
 
+def is_changelog(feed: str) -> bool:
+    """Whether a feed is a changelog of Debian's kernel: `debian`, or that of one more branch, such as `debian-6.12`."""
+    return feed == CHANGELOG or _OTHER.fullmatch(feed) is not None
+
+
+def kind_of(feed: str) -> str:
+    """The one of `FEEDS` that a feed is read as."""
+    return CHANGELOG if is_changelog(feed) else feed
+
+
 def place_of(feed: str, text: str) -> Place:
     """Read what is configured for a feed.
 
     Raises:
         MalformedError: a feed cannot come from there.
     """
-    if feed == "debian" and text == "apt":
+    if feed == CHANGELOG and text == "apt":
         return Place(Kind.PACKAGES)
     if not text or len(text) > _MAX or not text.isprintable():
         raise MalformedError(f"{feed} is neither a path nor a URL")
@@ -75,7 +88,7 @@ def place_of(feed: str, text: str) -> Place:
         raise MalformedError(f"{feed}: {shown(bare)} is not a URL") from None
     local = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/")
     if not local and not (parts.scheme in ("https", "http") and parts.hostname):
-        choices = 'a path, an https URL, or "apt"' if feed == "debian" else "a path or an https URL"
+        choices = 'a path, an https URL, or "apt"' if feed == CHANGELOG else "a path or an https URL"
         raise MalformedError(f"{feed} must be {choices}, not {shown(bare)[:80]!r}")
     if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
         raise MalformedError(

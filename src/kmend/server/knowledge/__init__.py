@@ -21,6 +21,7 @@ from kmend.server.knowledge.errors import KnowledgeError, NotKnownError
 from kmend.server.knowledge.importing import (
     Imported,
     directive,
+    forget_changelog,
     import_bod,
     import_changelog,
     import_cna,
@@ -57,6 +58,7 @@ __all__ = [
     "clocks_of_host",
     "directive",
     "effective_of",
+    "forget_changelog",
     "import_bod",
     "import_changelog",
     "import_cna",

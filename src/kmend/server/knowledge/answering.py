@@ -17,12 +17,15 @@ from kmend.intel.applicability import Applicability, Build, Presence, Reason, ju
 from kmend.intel.deadlines import Exploitation, Signals
 from kmend.intel.effective import Effective, effective
 from kmend.intel.ranges import fixed_in, read_dyad
+from kmend.intel.uploads import branch_of
 from kmend.intel.verdicts import ORDER, Level, Verdict, Word, verdict
 from kmend.intel.versions import KernelVersion
+from kmend.server.feeds import CHANGELOG, is_changelog, kind_of
 from kmend.server.hosts.periods import ON_ITS_WAY
 from kmend.server.knowledge import surroundings
+from kmend.server.knowledge.changelogs import versions as changelogs
 from kmend.server.knowledge.errors import NotKnownError
-from kmend.server.knowledge.fixes import first_fixes
+from kmend.server.knowledge.fixes import Fixes, Uploads, package_of
 from kmend.server.knowledge.judging import build_of, kept, record_of
 from kmend.server.rollouts import recalling
 from kmend.server.store.tables import (
@@ -152,7 +155,7 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
     else:
         query = select(applicability).where(applicability.c.build_id == row.build_id)
         means = [kept(item) for item in connection.execute(query).all()]
-    old, stale = ages(connection, now)
+    old, stale = ages(connection, now, package_of(connection, row.build_id))
     desk = _Desk(connection, cve)
     told = _rows(connection, select(cves.c.cve, cves.c.title, cves.c.cvss), cves.c.cve, row.build_id, cve)
     signals = _rows(connection, select(cve_signals), cve_signals.c.cve, row.build_id, cve)
@@ -175,12 +178,23 @@ def of_host(connection: Connection, host: str, now: int, cve: str = "") -> tuple
     return tuple(sorted(found, key=lambda item: (ORDER[item.verdict.word], item.verdict.cve)))
 
 
-def ages(connection: Connection, now: int) -> tuple[dict[str, tuple[str, int]], tuple[str, ...]]:
-    """Version and age in seconds of each feed that was imported; and which are missing, or older than they may be."""
+def ages(connection: Connection, now: int, package: str = "") -> tuple[dict[str, tuple[str, int]], tuple[str, ...]]:
+    """Version and age in seconds of each feed that was imported; and which are missing, or older than they may be.
+
+    Args:
+        package: of the distro's changelogs only the one that speaks of this package, as `debian`; empty for all of them.
+    """
     rows = connection.execute(select(feeds)).all()
     found = {row.name: (row.version, max(0, now - row.as_of)) for row in rows}
-    old = [name for name, (_, age) in found.items() if name in STALE_SECONDS and age > STALE_SECONDS[name]]
-    return found, tuple(old + [name for name in NEEDED if name not in found])
+    if package:
+        branch = Uploads(connection).changelog(package)
+        speaking = [found[name] for name, version in changelogs(connection).items() if branch_of(version) == branch]
+        found = {name: told for name, told in found.items() if not is_changelog(name)}
+        if speaking:
+            found[CHANGELOG] = speaking[0]
+    old = [name for name, (_, age) in found.items() if age > STALE_SECONDS.get(kind_of(name), age)]
+    there = {kind_of(name) for name in found}
+    return found, tuple(old + [name for name in NEEDED if name not in there])
 
 
 def signals_of(row: Any, severity: float | None = None) -> Signals:
@@ -253,17 +267,23 @@ class _Desk:
         self._surroundings = surroundings.Surroundings(connection)
         self._free: dict[tuple[str, str], int] = {}
         self._recalls: dict[tuple[str, int], str] = {}
-        self._fixes = first_fixes(connection, cve)
+        self._fixes = Fixes(connection, cve)
+        self._packages: dict[str, str] = {}
 
     def verdict(self, means: Applicability, host: Any) -> Verdict:
         """What is true on a host (or on many that are alike), a row of `hosts`."""
         on_its_way = host.phase in ON_ITS_WAY and bool(host.trying)
         modules = means.presence is Presence.MODULE
         kernel = self._surroundings.of(host, host.trying if on_its_way else host.level, on_its_way, modules=modules)
-        fix = self._fixes.get(means.cve)
+        fix = self._fixes.of(self._package(host), means.cve)
         fixed = fix.package if fix is not None else ""
-        ready = bool(fixed) and self._surroundings.is_in(fixed, host.installed)
+        ready = bool(fixed) and self._fixes.is_in(host.installed, means.cve)
         return verdict(means, kernel, self._levels(means.cve, host), fixed_in=fixed, ready=ready)
+
+    def _package(self, host: Any) -> str:
+        if host.build_id not in self._packages:
+            self._packages[host.build_id] = package_of(self._connection, host.build_id)
+        return self._packages[host.build_id]
 
     def _levels(self, cve: str, host: Any) -> list[Level]:
         """Levels that close it on the host's build, with who holds each of them back from this host."""

@@ -35,11 +35,22 @@ from kmend.intel.feeds import (
     ssvc,
     unpacked,
 )
+from kmend.intel.uploads import branch_of
 from kmend.server import notices
-from kmend.server.feeds import FeedError, Place, Repository, changelog, fetch, place_of
+from kmend.server.feeds import (
+    CHANGELOG,
+    FeedError,
+    Place,
+    Repository,
+    changelog,
+    fetch,
+    is_changelog,
+    kind_of,
+    place_of,
+)
 from kmend.server.feeds.fetching import LIMITS
 from kmend.server.feeds.places import Kind
-from kmend.server.knowledge import importing, sources, telling
+from kmend.server.knowledge import changelogs, importing, sources, telling
 from kmend.server.knowledge.importing import Imported
 from kmend.server.knowledge.judging import judge_builds
 from kmend.server.notices import Event
@@ -147,7 +158,7 @@ def bring_file(store: Store, feed: str, path: Path | None, now: int) -> Brought:
     """
     if path is None:
         found = changelog(now=now)
-        had = _of_changelog(store, found.text, found.asked_at, by_hand=True)
+        had = _of_changelog(store, feed, found.text, found.asked_at, by_hand=True)
     elif feed in ("cna", "ssvc"):
         had = _of_tree(store, feed, path, by_hand=True)
     else:
@@ -172,8 +183,9 @@ def _finish(
     """Judge what has changed, and tell of it."""
     judged = 0
     changed = imported.changed if imported is not None else ()
-    if everything or unfinished is not None or (feed == "debian" and changed):
-        judged = judge_builds(store) if feed in ("cna", "debian") else 0
+    moved = imported is not None and imported.moved
+    if everything or unfinished is not None or (is_changelog(feed) and (changed or moved)):
+        judged = judge_builds(store) if feed == "cna" or is_changelog(feed) else 0
     elif feed == "cna" and changed:
         judged = judge_builds(store, only=set(changed))
     told = 0
@@ -214,7 +226,7 @@ def _change(store: Store, imported: Imported | None, unfinished: int | None) -> 
 def _look(store: Store, ways: Ways, feed: str, place: Place, claim: sources.Claim, scratch: Path) -> _Had:
     if place.kind is Kind.PACKAGES:
         found = changelog(strict=True)
-        return _of_changelog(store, found.text, found.asked_at)
+        return _of_changelog(store, feed, found.text, found.asked_at)
     if place.kind is Kind.REPOSITORY:
         copy = Repository.copied(ways.folder / f"{feed}.git", place.where, seconds=ways.seconds, ca_file=ways.ca_file)
         return _of_repository(store, feed, copy)
@@ -238,7 +250,7 @@ def _of_path(store: Store, ways: Ways, feed: str, path: Path) -> _Had:
     if not path.exists():
         raise FeedError(f"there is no {path}", hint=f"look at [feeds] {feed} in the server's configuration")
     if feed not in ("cna", "ssvc"):
-        content = durable.read_bounded(path, max_bytes=LIMITS[feed])
+        content = durable.read_bounded(path, max_bytes=LIMITS[kind_of(feed)])
         return _of_content(store, feed, content, int(path.stat().st_mtime))
     repository = Repository.at(path)
     if repository is not None:
@@ -293,22 +305,30 @@ def _of_assessments(store: Store, found: Ssvc, version: str, as_of: int, touched
     )
 
 
-def _of_changelog(store: Store, text: str, as_of: int | None, *, by_hand: bool = False) -> _Had:
+def _of_changelog(store: Store, feed: str, text: str, as_of: int | None, *, by_hand: bool = False) -> _Had:
     releases = read_changelog(text)
-    if not by_hand:
-        _check_whole(
-            store, "debian", len({(release.version, fix.cve) for release in releases for fix in release.fixes})
+    branch = branch_of(releases[0].version)
+    if feed not in (CHANGELOG, f"{CHANGELOG}-{branch}"):
+        raise FeedError(
+            f"the changelog's newest upload is {releases[0].version[:60]}, of {branch or 'no branch'}: it is not {feed}",
+            hint="a changelog is configured under the branch of its newest upload",
         )
+    with store.read() as connection:
+        other = branch_of(changelogs.versions(connection).get(feed, "")) != branch
+    if not by_hand and not other:
+        _check_whole(store, feed, len({(release.version, fix.cve) for release in releases for fix in release.fixes}))
     return _Had(
-        lambda store, now: importing.import_changelog(store, releases, as_of=now if as_of is None else as_of, now=now)
+        lambda store, now: importing.import_changelog(
+            store, releases, as_of=now if as_of is None else as_of, now=now, name="" if by_hand else feed
+        )
     )
 
 
 def _of_content(store: Store, feed: str, content: bytes, changed_at: int | None, *, by_hand: bool = False) -> _Had:
     content = unpacked(content, f"the feed {feed}", MAX_UNPACKED)
     text = "" if feed == "kev" else content.decode("utf-8", errors="replace")
-    if feed == "debian":
-        return _of_changelog(store, text, changed_at, by_hand=by_hand)
+    if is_changelog(feed):
+        return _of_changelog(store, feed, text, changed_at, by_hand=by_hand)
     if feed == "kev":
         catalogue = read_kev(content)
         if not by_hand:

@@ -18,15 +18,25 @@ from kmend.core.facts import KernelFacts
 from kmend.core.kernel import KernelRef
 from kmend.intel.feeds import Aside, BodRow, Cna, CveRecord, DebianRelease, Epss, Kev, Ssvc
 from kmend.intel.ranges import Pair
+from kmend.intel.uploads import branch_of
 from kmend.server import notices
-from kmend.server.knowledge import telling
+from kmend.server.knowledge import changelogs, telling
+from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.notices import Event
 from kmend.server.store import Store
-from kmend.server.store.tables import cve_signals, cves, directive_rows, distro_fixes, feeds, kernel_facts
+from kmend.server.store.tables import (
+    cve_signals,
+    cves,
+    directive_rows,
+    distro_fixes,
+    distro_uploads,
+    feeds,
+    kernel_facts,
+)
 
 PORTION = 250
 KEPT_ASIDE = 1000
-CNA, DEBIAN, KEV, EPSS, SSVC, BOD = "cna", "debian", "kev", "epss", "ssvc", "bod"
+CNA, KEV, EPSS, SSVC, BOD = "cna", "kev", "epss", "ssvc", "bod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,7 @@ class Imported:
         rejected: those of them that were taken back.
         aside: records that could not be read.
         added: those of `changed` of which nothing was known before, and that were not taken back.
+        moved: there are other uploads than before, so that answers may be others although no CVE is.
     """
 
     feed: str
@@ -46,6 +57,7 @@ class Imported:
     rejected: tuple[str, ...] = ()
     aside: int = 0
     added: tuple[str, ...] = ()
+    moved: bool = False
 
 
 def import_cna(
@@ -88,35 +100,77 @@ def import_cna(
     return Imported(CNA, len(tree.records), (*changed, *rejected), tuple(rejected), len(tree.aside), added)
 
 
-def import_changelog(store: Store, releases: Sequence[DebianRelease], *, as_of: int, now: int) -> Imported:
-    """Debian's changelog of the kernel."""
+def import_changelog(
+    store: Store, releases: Sequence[DebianRelease], *, as_of: int, now: int, name: str = ""
+) -> Imported:
+    """A changelog of Debian's kernel. It takes the place of the one of the same branch; others stay as they are.
+
+    Args:
+        name: as what it is kept among the feeds; empty: the name that one of this branch has already, or a new one.
+
+    Raises:
+        MalformedError: its newest upload is of no release of Linux.
+    """
+    branch = branch_of(releases[0].version)
+    if not branch:
+        raise MalformedError(f"the newest upload, {releases[0].version[:60]}, is of no release of Linux")
+    places = {release.version: place for place, release in enumerate(reversed(releases), start=1)}
     wanted = {
         (release.version, fix.cve): (place, fix.stable, release.uploaded_at)
         for place, release in enumerate(reversed(releases), start=1)
         for fix in release.fixes
     }
     with store.read() as connection:
-        rows_before = connection.execute(select(distro_fixes)).all()
+        name = name or changelogs.name_for(connection, branch)
+        rows_before = connection.execute(select(distro_fixes).where(distro_fixes.c.branch == branch)).all()
+        query = select(distro_uploads.c.package, distro_uploads.c.place).where(distro_uploads.c.branch == branch)
+        places_before = {row.package: row.place for row in connection.execute(query)}
     known = {(row.package, row.cve): (row.place, row.stable, row.uploaded_at) for row in rows_before}
     seen = {(row.package, row.cve): row.seen_at for row in rows_before}
     changed = sorted({cve for key, values in wanted.items() if known.get(key) != values for cve in key[1:]})
     gone = sorted({cve for key in known.keys() - wanted.keys() for cve in key[1:]})
-    if changed or gone:
+    moved = places != places_before
+    if changed or gone or moved:
         rows = [
             {
-                "package": package, "cve": cve, "place": place, "stable": stable, "uploaded_at": uploaded,
+                "branch": branch, "package": package, "cve": cve, "place": place, "stable": stable, "uploaded_at": uploaded,
                 "seen_at": seen.get((package, cve), now),
             }
             for (package, cve), (place, stable, uploaded) in wanted.items()
         ]  # fmt: skip
 
         def replace(connection: Connection) -> None:
-            connection.execute(delete(distro_fixes))
-            connection.execute(insert(distro_fixes), rows)
+            # Rows without a branch are of a server of an earlier version, which knew one changelog alone.
+            connection.execute(delete(distro_fixes).where(distro_fixes.c.branch.in_((branch, ""))))
+            connection.execute(delete(distro_uploads).where(distro_uploads.c.branch == branch))
+            uploads = [{"branch": branch, "package": package, "place": place} for package, place in places.items()]
+            connection.execute(insert(distro_uploads), uploads)
+            if rows:
+                connection.execute(insert(distro_fixes), rows)
 
         store.transact(replace)
-    _told(store, DEBIAN, releases[0].version, as_of, now, len(wanted), ())
-    return Imported(DEBIAN, len(wanted), tuple(sorted({*changed, *gone})))
+    _told(store, name, releases[0].version, as_of, now, len(wanted), ())
+    store.transact(lambda connection: changelogs.only(connection, name, branch))
+    return Imported(name, len(wanted), tuple(sorted({*changed, *gone})), moved=moved)
+
+
+def forget_changelog(store: Store, name: str) -> None:
+    """Take a changelog out, since no host runs a kernel of that release any more; builds that it spoke of are to be judged anew.
+
+    Raises:
+        NotKnownError: there is none of that name.
+    """
+
+    def forget(connection: Connection) -> None:
+        version = changelogs.versions(connection).get(name)
+        if version is None:
+            raise NotKnownError(f"there is no changelog {name[:40]!r}", hint="kmend-server feeds list")
+        branch = branch_of(version)
+        for table in (distro_fixes, distro_uploads):
+            connection.execute(delete(table).where(table.c.branch == branch))
+        connection.execute(delete(feeds).where(feeds.c.name == name))
+
+    store.transact(forget)
 
 
 def import_kev(store: Store, catalogue: Kev, *, now: int) -> Imported:

@@ -15,6 +15,7 @@ from kmend.core.facts import KernelFacts
 from kmend.intel.applicability import Applicability, Build, Presence, Reason, judge
 from kmend.intel.feeds import CveRecord
 from kmend.intel.ranges import read_dyad
+from kmend.server.knowledge.fixes import Uploads
 from kmend.server.store import Store
 from kmend.server.store.tables import applicability, applicability_changes, cves, distro_fixes, feeds, kernel_facts
 
@@ -49,12 +50,12 @@ def build_of(connection: Connection, build_id: str) -> Build | None:
     row = connection.execute(select(kernel_facts).where(kernel_facts.c.build_id == build_id)).first()
     if row is None:
         return None
-    place = connection.execute(
-        select(func.max(distro_fixes.c.place)).where(distro_fixes.c.package == row.package)
-    ).scalar()
+    uploads = Uploads(connection)
+    place = uploads.place(row.package)
     table = distro_fixes.c
-    before = connection.execute(select(table.cve, table.stable).where(table.place <= (place or 0))).all()
-    later = select(table.cve).where(table.place > (place or 0), table.stable != "")
+    here = table.branch == uploads.changelog(row.package)
+    before = connection.execute(select(table.cve, table.stable).where(here, table.place <= place)).all()
+    later = select(table.cve).where(here, table.place > place, table.stable != "")
     own = {row.cve for row in before if not row.stable}
     fixed = {row.cve for row in before}
     again = (fixed & set(connection.execute(later).scalars())) - own
@@ -87,7 +88,11 @@ def _judge_build(store: Store, build_id: str, only: Collection[str] | None) -> i
         ).scalar()
         at = _newest_import(connection)
         rows = {row.cve: row for row in connection.execute(select(cves)) if only is None or row.cve in only}
-        named = set(connection.execute(select(distro_fixes.c.cve)).scalars())
+        # Without a changelog that speaks of it, what the others name is not known of it.
+        branch = Uploads(connection).changelog(build.package)
+        query = select(distro_fixes.c.cve)
+        here = query.where(distro_fixes.c.branch == branch) if branch else query
+        named = set(connection.execute(here).scalars())
     others = named - rows.keys() if only is None else named & set(only) - rows.keys()
     found = [
         *(_judged(row, build) for row in rows.values()),

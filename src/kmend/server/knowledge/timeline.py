@@ -15,7 +15,7 @@ from kmend.intel.timeline import Answer, History, LevelStory, Period, Story
 from kmend.server.hosts.periods import Standing, standing
 from kmend.server.knowledge.answering import is_known, meaning
 from kmend.server.knowledge.errors import NotKnownError
-from kmend.server.knowledge.fixes import FirstFix, first_fixes
+from kmend.server.knowledge.fixes import Fixes, package_of
 from kmend.server.knowledge.surroundings import Surroundings
 from kmend.server.rollouts import recalling
 from kmend.server.store.tables import (
@@ -119,7 +119,8 @@ class _Book:
         self._unpatched = any(period.kernel.unpatched for period in periods)
         self._former = _former(connection, builds, cve)
         self._closing = {build_id: _closing(connection, build_id, cve) for build_id in builds}
-        self._fixes = first_fixes(connection, cve)
+        self._fixes = Fixes(connection, cve)
+        self._packages = {build_id: package_of(connection, build_id) for build_id in builds}
         self._published = published_of(connection, self._fixes, cve)
 
     @property
@@ -135,7 +136,7 @@ class _Book:
         return Timeline(published, changes, self.history.clocks(stories, published, changes))
 
     def _story(self, cve: str, build_id: str, found: Applicability) -> Story:
-        fix = self._fixes.get(cve)
+        fix = self._fixes.of(self._packages[build_id], cve)
         answers = (*self._former[build_id].get(cve, ()), Answer(None, found))
         closing = self._closing[build_id].get(cve, {})
         return Story(
@@ -235,9 +236,9 @@ def _answer(row: Any) -> Applicability:
     )
 
 
-def published_of(connection: Connection, fixes: Mapping[str, FirstFix], cve: str) -> dict[str, int]:
+def published_of(connection: Connection, fixes: Fixes, cve: str) -> dict[str, int]:
     """CVE -> when it was published, or else when this server first read of it."""
-    found = {name: fix.named_at for name, fix in fixes.items()}
+    found = fixes.first_named()
     table = cves.c
     query = select(table.cve, table.published_at, table.first_seen_at)
     for row in connection.execute(query.where(table.cve == cve) if cve else query):

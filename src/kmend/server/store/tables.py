@@ -447,9 +447,19 @@ cve_signals = Table(
     Column("ssvc_impact", Text),  # partial, total; empty likewise
 )
 
+distro_uploads = Table(
+    "distro_uploads",
+    metadata,
+    Column("branch", Text, primary_key=True),  # whose changelog tells of it: that of the changelog's newest upload
+    Column("package", Text, primary_key=True),
+    Column("place", Integer, nullable=False),  # rising
+)
+
 distro_fixes = Table(
     "distro_fixes",
     metadata,
+    # A server of an earlier version writes none: nothing is made of such rows, and the next import takes them away
+    Column("branch", Text, primary_key=True, server_default=text("''")),
     Column("package", Text, primary_key=True),
     Column("cve", Text, primary_key=True),
     Column("place", Integer, nullable=False),  # of the upload, rising

@@ -32,7 +32,7 @@ KINDS = ("sqlite", "postgresql")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_steps_lead_to_the_tables(databases: Databases, kind: str) -> None:
     url = databases.empty(kind)
-    assert migrate(url) == ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+    assert migrate(url) == ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
     assert migrate(url) == ()
     engine = make_engine(url)
     with engine.connect() as connection:
@@ -98,7 +98,7 @@ def test_rows_survive_a_second_migration(database: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("step", ["0001", "0002", "0003", "0004", "0005", "0006", "0007"])
+@pytest.mark.parametrize("step", ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"])
 def test_what_an_earlier_form_holds_comes_along(databases: Databases, kind: str, step: str) -> None:
     url = databases.empty(kind)
     before = {}
