@@ -206,7 +206,7 @@ def _finish(
         store.transact(tell)
     else:
         store.transact(lambda connection: sources.finished(connection, feed))
-    return Brought(feed, imported, judged, told)
+    return Brought(imported.feed if imported is not None else feed, imported, judged, told)
 
 
 def _change(store: Store, imported: Imported | None, unfinished: int | None) -> telling.Change:

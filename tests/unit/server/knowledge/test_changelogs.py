@@ -150,7 +150,7 @@ def test_fetched_under_its_branch_and_no_other(sqlite: Store, tmp_path: Path) ->
     with sqlite.read() as connection:
         assert set(connection.execute(select(tables.feeds.c.name)).scalars()) == {"debian"}
     # By hand a changelog finds its name by itself.
-    assert bring_file(sqlite, "debian", twelve, NOW + HOUR).feed == "debian"
+    assert bring_file(sqlite, "debian", twelve, NOW + HOUR).feed == "debian-6.1"
     with sqlite.read() as connection:
         assert set(connection.execute(select(tables.feeds.c.name)).scalars()) == {"debian", "debian-6.1"}
 
