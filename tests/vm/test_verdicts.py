@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ CVE = FIXES[0].cve
 NAME = "kmend.example"
 RECORDS = re.compile(r"cve/published/2026/CVE-2026-(529[0-4][0-9]|68386)\.(json|dyad)")
 """A few dozen, with both that the levels close."""
+VULNERABLE = {"vulnerability": True, "patch": True}
+"""What OpenSCAP says of level 1 while it is not in force."""
 CHANGELOG = """linux ({fixed}) bookworm-security; urgency=high
 
   * New upstream stable update:
@@ -90,6 +93,33 @@ class Judged(Host):
         """Of the CVE that level 1 closes."""
         return str(self.served.command("explain", self.id, CVE, "--json")["verdict"])
 
+    def install_scanner(self, folder: Path) -> None:
+        """Put OpenSCAP of the archive there, as this machine has it, and the document of level 1."""
+        scanner = shutil.which("oscap")
+        assert scanner is not None
+        libraries = re.findall(r"(/\S+) \(0x", run(["ldd", scanner]).stdout.decode())
+        bundle = folder / "oscap"
+        (bundle / "lib").mkdir(parents=True)
+        for path in (scanner, *libraries):
+            shutil.copy(path, bundle / "lib")
+        for name in ("schemas", "xsl", "cpe"):
+            shutil.copytree(Path("/usr/share/openscap") / name, bundle / name)
+        self.vm.put(bundle, "/opt/oscap")
+        document = folder / "level.oval.xml"
+        release = self.published.kernel.release
+        self.served.run("documents", "oval", release, "1", "-o", str(document))
+        self.vm.put(document, "/opt/level.oval.xml")
+
+    def scanned(self) -> dict[str, bool]:
+        """What OpenSCAP finds on the guest: class of a definition of level 1 -> whether it is true."""
+        place = "LD_LIBRARY_PATH=/opt/oscap/lib OSCAP_SCHEMA_PATH=/opt/oscap/schemas OSCAP_XSLT_PATH=/opt/oscap/xsl"
+        words = f"{place} OSCAP_CPE_PATH=/opt/oscap/cpe /opt/oscap/lib/oscap oval eval /opt/level.oval.xml"
+        said = self.vm.sh(words, timeout=300).text
+        number = "".join(CVE.split("-")[1:])
+        found = re.findall(r"^Definition oval:kmend\.[0-9a-f]{12}:def:([0-9]+): (\w+)$", said, re.MULTILINE)
+        assert {result for _, result in found} <= {"true", "false"}, said
+        return {{number: "vulnerability", "1": "patch"}[name]: result == "true" for name, result in found}
+
     def said_to_scanners(self) -> set[str]:
         """Statuses of the CVE in the host's OpenVEX, which is valid."""
         document: Any = self.served.command("documents", "openvex", self.id)
@@ -112,6 +142,7 @@ def judged(published: Published, tmp_path_factory: pytest.TempPathFactory) -> It
         with lab.boot(published.kernel, lab.Shape.FULL, network=lab.Network(to_host=(served.port,))) as vm:
             host = Judged(vm, published, served)
             host.install()
+            host.install_scanner(folder)
             yield host
     finally:
         served.stop()
@@ -125,6 +156,7 @@ def test_a_verdict_follows_what_is_in_force(judged: Judged) -> None:
     assert word not in ("live-patched", "fixed by the kernel", "not affected")
     assert "live-patched" not in before
     assert judged.said_to_scanners() == {"affected"}
+    assert judged.scanned() == VULNERABLE
     assert judged.hole() == "answered"
 
     judged.kmend("update", "--level", "1")
@@ -133,6 +165,7 @@ def test_a_verdict_follows_what_is_in_force(judged: Judged) -> None:
     assert during["live-patched"] >= 1
     assert before[word] - during.get(word, 0) == during["live-patched"]
     assert judged.said_to_scanners() == {"fixed"}
+    assert judged.scanned() == {"vulnerability": False, "patch": False}
     assert judged.hole() == "EOPNOTSUPP"
 
     judged.kmend("unload")
@@ -140,6 +173,7 @@ def test_a_verdict_follows_what_is_in_force(judged: Judged) -> None:
     assert "live-patched" not in after
     assert sum(after.values()) == sum(during.values()) == sum(before.values())
     assert judged.said_to_scanners() == {"affected"}
+    assert judged.scanned() == VULNERABLE
     assert judged.hole() == "answered"
 
     # In force once more, and then lost with a restart after which nothing loads it again.
@@ -153,3 +187,4 @@ def test_a_verdict_follows_what_is_in_force(judged: Judged) -> None:
     assert "live-patched" not in restarted
     assert judged.verdict() not in ("live-patched", "fixed by the kernel", "not affected")
     assert judged.said_to_scanners() == {"affected"}
+    assert judged.scanned() == VULNERABLE
