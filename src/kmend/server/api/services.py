@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
 from kmend.server.api.holding import Hold
+from kmend.server.compliance.keeping import Keeping
 from kmend.server.config import ServerConfig
 from kmend.server.hosts.batching import Batcher
 from kmend.server.hosts.checkin import Circumstances
@@ -23,6 +24,7 @@ class Services:
     Attributes:
         server_id: part of every signature of a host.
         clock: seconds since 1970-01-01 UTC.
+        answers: what takes long to find out of a large fleet.
     """
 
     store: Store
@@ -32,6 +34,7 @@ class Services:
     server_id: str
     batcher: Batcher
     hold: Hold
+    answers: Keeping = field(default_factory=Keeping)
 
     @classmethod
     def create(cls, *, store: Store, config: ServerConfig, mirror: Mirror, clock: Callable[[], int]) -> Services:

@@ -27,15 +27,17 @@ class Outlook:
     Attributes:
         hosts: that were asked about; unknown: of these, whose kernel nobody has looked into.
         rings_without: rings with open CVEs that stand under no policy.
+        at: when the hosts were looked at, in seconds since 1970-01-01 UTC.
     """
 
     forecast: Forecast
     hosts: int
     unknown: int
     rings_without: tuple[str, ...]
+    at: int
 
 
-def forecast_of(connection: Connection, now: int, *, days: int, seen: Collection[str] = ()) -> Outlook:
+def forecast_of(connection: Connection, now: int, seen: Collection[str] = (), *, days: int) -> Outlook:
     """What is overdue, and what will be within so many days.
 
     Args:
@@ -45,7 +47,7 @@ def forecast_of(connection: Connection, now: int, *, days: int, seen: Collection
     by_ring = policies.by_ring(connection, seen)
     without = {item.ring for item in found.standing} - by_ring.keys()
     answer = forecast(found.standing, by_ring, now, within=days * DAY)
-    return Outlook(answer, found.hosts, found.unknown, tuple(sorted(without)))
+    return Outlook(answer, found.hosts, found.unknown, tuple(sorted(without)), found.at)
 
 
 def ranked(connection: Connection, now: int, seen: Collection[str] = ()) -> tuple[Ranked, ...]:

@@ -69,11 +69,13 @@ class Fleet:
 
     Attributes:
         hosts: that were asked about; unknown: of these, whose kernel nobody has looked into, or who have not said which it is.
+        at: when they were, in seconds since 1970-01-01 UTC.
     """
 
     open: tuple[Open, ...]
     hosts: int
     unknown: int
+    at: int
 
     @property
     def standing(self) -> Iterable[Standing]:
@@ -178,7 +180,7 @@ def fleet(connection: Connection, now: int, seen: Collection[str] = ()) -> Fleet
             by_cve.setdefault(cve, []).append(Standing(cve, ring, here, crowd_spans, accepted))
             counts[cve] = counts.get(cve, 0) + accepted + sum(len(span.comings) for span in crowd_spans)
     return Fleet(
-        tuple(Open(cve, reach[cve], easiest[cve], counts[cve], tuple(by_cve[cve])) for cve in sorted(by_cve)), count, unknown
+        tuple(Open(cve, reach[cve], easiest[cve], counts[cve], tuple(by_cve[cve])) for cve in sorted(by_cve)), count, unknown, now
     )  # fmt: skip
 
 

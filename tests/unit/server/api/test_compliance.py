@@ -16,6 +16,7 @@ from tests.unit.server.knowledge.test_knowledge import KERNEL, ONE, THREE, vulns
 from kmend.intel.feeds import read_changelog
 from kmend.server import knowledge
 from kmend.server.access.permissions import Role
+from kmend.server.compliance import exceptions, keeping
 from kmend.server.store import tables
 
 DAY = 86_400
@@ -145,3 +146,28 @@ def test_exceptions_in_pages(asked: Asked) -> None:
         if not cursor:
             break
     assert found == [row["id"] for row in rows]
+
+
+def test_what_takes_long_is_kept_but_for_what_somebody_has_just_decided(
+    asked: Asked, machines: list[Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "QUICK_SECONDS", -1.0)
+    monkeypatch.setattr(keeping, "TIMES", 1e9)
+    admin = person(asked, Role.ADMINISTRATOR, seconds=90 * DAY)
+    admin("PUT", "/policies/ring0/own", OWN)
+    first = admin("GET", "/forecast?days=30").json
+    assert (first["at"], first["hosts"], first["due_count"], first["accepted"]) == (NOW, 2, 2, 0)
+    order = admin("GET", "/cves").json
+    asked.now = NOW + DAY
+    (more,) = enrolled(asked.store, "web-2", ring="ring0")
+    judge(asked.store, more.check_in())
+    assert admin("GET", "/forecast?days=30").json == first
+    assert admin("GET", "/cves").json == order
+    assert admin("GET", "/forecast?days=29").json["at"] == NOW + DAY
+    # What is decided counts at once, and so does a ring that was not asked about before.
+    admin("PUT", "/policies/ring1/own", OWN)
+    assert admin("GET", "/forecast?days=30").json["due_count"] == 4
+    assert admin("GET", "/forecast?days=30&ring=ring0").json["hosts"] == 2
+    made = exception(admin, "ring", "ring0").json
+    asked.store.transact(lambda connection: exceptions.approve(connection, made["id"], actor="somebody", now=asked.now))
+    assert admin("GET", "/forecast?days=30").json["accepted"] == 2

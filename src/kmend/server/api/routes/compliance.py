@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Any
+import functools
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Response, Router, delete, get, post, put
@@ -12,6 +14,7 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 from sqlalchemy import Connection
 
 from kmend.core.errors import MalformedError
+from kmend.core.manifest import sha256_hex
 from kmend.intel.deadlines import Assumptions, Row
 from kmend.intel.forecast import Due
 from kmend.intel.frameworks import FRAMEWORKS, rows_of
@@ -30,6 +33,7 @@ from kmend.server.compliance.policies import Kept
 from kmend.server.hosts.listing import show as show_host
 from kmend.server.hosts.rings import show as show_ring
 
+T = TypeVar("T")
 PolicyName = Annotated[str, PathParameter(max_length=40)]
 ExceptionId = Annotated[str, PathParameter(max_length=64)]
 
@@ -116,6 +120,7 @@ class ForecastView(msgspec.Struct, frozen=True):
         buckets: row -> days overdue -> hosts times CVEs.
         unbound: under no deadline; accepted: over which an exception lies.
         unknown: hosts whose kernel nobody has looked into.
+        at: when the hosts were looked at, in seconds since 1970-01-01 UTC; a large fleet is not looked at each time.
     """
 
     days: int
@@ -133,6 +138,7 @@ class ForecastView(msgspec.Struct, frozen=True):
     hosts: int
     unknown: int
     rings_without: tuple[str, ...]
+    at: int
 
 
 class RankedView(msgspec.Struct, frozen=True):
@@ -295,14 +301,13 @@ def show_forecast(
     limit: Annotated[int, QueryParameter(ge=1, le=10_000, description="How many lines at most of each list.")] = 500,
 ) -> ForecastView:
     """What is overdue, and what will be within some days."""
-    with services.store.read() as connection:
-        found = answers.forecast_of(connection, services.clock(), days=days, seen=_rings(connection, caller, ring))
+    found = _kept(services, caller, ring, f"forecast {days}", functools.partial(answers.forecast_of, days=days))
     told = found.forecast
     return ForecastView(
         days, tuple(_due(item) for item in told.overdue[:limit]), len(told.overdue),
         sum(item.hosts for item in told.overdue), tuple(_due(item) for item in told.due[:limit]), len(told.due),
         sum(item.hosts for item in told.due), {row: dict(ages) for row, ages in told.buckets.items()}, told.later,
-        told.upgrade, told.unbound, told.accepted, found.hosts, found.unknown, found.rings_without,
+        told.upgrade, told.unbound, told.accepted, found.hosts, found.unknown, found.rings_without, found.at,
     )  # fmt: skip
 
 
@@ -317,12 +322,30 @@ def list_cves(
 ) -> Page[RankedView]:
     """CVEs that stand open on some host, the most pressing first, each with its reasons."""
     after = paging.read_timed(cursor)
-    with services.store.read() as connection:
-        found = answers.ranked(connection, services.clock(), _rings(connection, caller, ring))
+    found = _kept(services, caller, ring, "ranked", answers.ranked)
     begin = after[0] if after is not None else 0
     shown = found[begin : begin + limit]
     end = paging.write_cursor(begin + len(shown), "rank") if begin + len(shown) < len(found) else ""
     return Page(tuple(_ranked(item) for item in shown), end)
+
+
+def _kept(
+    services: Services, caller: Caller, ring: str, question: str, find: Callable[[Connection, int, Collection[str]], T]
+) -> T:
+    """An answer about the fleet that may have been found out before. Whoever waits for one holds no connection meanwhile.
+
+    Policies and exceptions that have changed make another question of it: what somebody has just decided is always seen.
+    """
+    now = services.clock()
+    with services.store.read() as connection:
+        rings = _rings(connection, caller, ring)
+        decided = repr((policies.by_ring(connection, rings), exceptions.listing(connection, now, state=State.IN_FORCE)))
+
+    def anew() -> T:
+        with services.store.read() as connection:
+            return find(connection, now, rings)
+
+    return services.answers.get((question, rings, sha256_hex(decided.encode())), anew)
 
 
 def _rings(connection: Connection, caller: Caller, ring: str) -> tuple[str, ...]:
