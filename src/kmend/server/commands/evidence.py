@@ -73,9 +73,16 @@ def pack(
 @click.option(
     "--server-alone", is_flag=True, help="Ask for no countersignature: what only the server says is believed."
 )
+@click.option("--gaps", is_flag=True, help="Name reports of hosts that are missing, and go on: that is then no fault.")
 @json_option
 def verify(
-    file: Path, root: Path, keys: tuple[Path, ...], heads: tuple[str, ...], server_alone: bool, as_json: bool
+    file: Path,
+    root: Path,
+    keys: tuple[Path, ...],
+    heads: tuple[str, ...],
+    server_alone: bool,
+    gaps: bool,
+    as_json: bool,
 ) -> int:
     """Verify a pack, without a server and without a network; exit status 1 if anything is wrong.
 
@@ -87,6 +94,7 @@ def verify(
         {signing.public_key(path): path.name for path in keys},
         tuple(_head(text) for text in heads),
         server_alone,
+        gaps,
     )
     found = verify_pack(file, trusted)
     if as_json:

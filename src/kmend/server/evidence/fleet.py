@@ -9,14 +9,19 @@ from kmend.core.document import decode, encode
 from kmend.core.errors import MalformedError
 from kmend.core.manifest import sha256_hex
 from kmend.core.wire import MAX_REQUEST_BYTES, CheckIn, Purpose, StateReport
-from kmend.server.evidence import documents, inventory, timelines
+from kmend.server.evidence import chains, documents, inventory, timelines
 from kmend.server.evidence.auditlog import Log
+from kmend.server.evidence.chains import Chain, Chains, Gap
 from kmend.server.evidence.documents import About, HostRow, Machine, ReportRow, Stay, Timeline
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.gathering import is_reporting
 from kmend.server.evidence.reading import Reader
 from kmend.server.evidence.timelines import Key
+from kmend.server.evidence.times import minute
 from kmend.server.hosts.signatures import signed
+
+_NAMED = 5
+"""So many gaps are named in one sentence."""
 
 
 @dataclass(slots=True)
@@ -45,11 +50,13 @@ class Fleet:
 
     Attributes:
         unpinned: hosts whose key the audit log does not have.
+        chains: whether their reports follow on each other.
     """
 
     hosts: dict[str, Host]
     reports: int = 0
     unpinned: int = 0
+    chains: Chains = field(default_factory=Chains)
 
 
 def read(reader: Reader, about: About, log: Log) -> Fleet:
@@ -71,6 +78,7 @@ def read(reader: Reader, about: About, log: Log) -> Fleet:
         elif known.public_key != row.public_key:
             raise EvidenceError(f"the key of host {row.id} is not the one that it enrolled with")
     last = ""
+    chain = Chain("", about.since)
     for report in reader.rows(ReportRow, documents.REPORTS):
         host = fleet.hosts.get(report.host)
         where = f"report {report.counter} of host {report.host[:40]}"
@@ -80,10 +88,31 @@ def read(reader: Reader, about: About, log: Log) -> Fleet:
             raise EvidenceError(f"{where} is not in its place")
         if report.received_at >= about.until or (host.counter and report.received_at < about.since):
             raise EvidenceError(f"{where} is not of the period")
-        last = report.host
-        _take(host, report, about.server, where)
+        if report.host != last:
+            _close(fleet, chain)
+            last, chain = report.host, Chain(report.host, about.since)
+        message, state = _take(host, report, about.server, where)
+        chain.take(message, state.at, report.received_at)
         fleet.reports += 1
+    _close(fleet, chain)
     return fleet
+
+
+def check_chains(fleet: Fleet, *, gaps: bool) -> str:
+    """See that no report was left out.
+
+    Args:
+        gaps: what is missing is named, and no fault.
+
+    Raises:
+        EvidenceError: one was, or more.
+    """
+    if not fleet.chains.missing:
+        return chains.told(fleet.chains)
+    first = [_place_of(gap, fleet.hosts[gap.host].row.name) for gap in fleet.chains.gaps[:_NAMED]]
+    if gaps:
+        return f"{chains.told(fleet.chains)}; {chains.complaint(fleet.chains, first)}"
+    raise EvidenceError(chains.complaint(fleet.chains, first))
 
 
 def check_population(fleet: Fleet, about: About, log: Log) -> str:
@@ -169,7 +198,17 @@ def check_timelines(reader: Reader, fleet: Fleet) -> str:
     return f"{len(fleet.hosts)} timelines with {turns} turns, each as its host's reports have it"
 
 
-def _take(host: Host, report: ReportRow, server: str, where: str) -> None:
+def _close(fleet: Fleet, chain: Chain) -> None:
+    if chain.host:
+        fleet.chains.add(chain, fleet.hosts[chain.host].reports)
+
+
+def _place_of(gap: Gap, name: str) -> str:
+    begin = f"between {minute(gap.since)} and" if gap.since is not None else "before"
+    return f"{name[:64]} ({gap.host}) {begin} {minute(gap.until)}"
+
+
+def _take(host: Host, report: ReportRow, server: str, where: str) -> tuple[CheckIn, StateReport]:
     body = report.body.encode()
     if not signed(host.row.public_key, report.signature, Purpose.CHECK_IN, server, body):
         raise EvidenceError(f"{where} is not signed by the host")
@@ -187,6 +226,7 @@ def _take(host: Host, report: ReportRow, server: str, where: str) -> None:
     host.stays += _new(host, timelines.stay_of(message, state, unpatched=host.unpatched))
     host.reports += 1
     host.counter, host.last = report.counter, state
+    return message, state
 
 
 def _new(host: Host, stay: Stay) -> Iterator[Stay]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from kmend.server.evidence.documents import LEVELS, About, CveRow, HostRow, Mean
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.levels import cves_of_level
 from kmend.server.evidence.reading import Reader
+from kmend.server.evidence.times import day
 
 DAY = 86_400
 TIMES = ("published", "detected", "fix_available", "closed_at")
@@ -50,9 +50,9 @@ def summary(about: About) -> dict[str, object]:
     """What a pack is of, for people."""
     return {
         "server": about.server,
-        "period": f"{_day(about.since)} to {_day(about.until - 1)}",
+        "period": f"{day(about.since)} to {day(about.until - 1)}",
         "ring": about.ring or "all",
-        "made": f"{_day(about.made_at)} for {about.made_by}",
+        "made": f"{day(about.made_at)} for {about.made_by}",
         "hosts": about.hosts,
         "reports": about.reports,
         "inventory": f"{about.covered} of {about.inventory} machines have an agent that reports",
@@ -128,7 +128,3 @@ def _fixes(reader: Reader, cve: str) -> dict[str, int]:
 
 def _days(since: int | None, until: int) -> int | None:
     return max(0, until - since) // DAY if since is not None else None
-
-
-def _day(seconds: int) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%d")

@@ -16,6 +16,7 @@ from kmend.core.errors import KmendError
 from kmend.server.access.audit import Head
 from kmend.server.evidence import auditlog, fleet, levels, signing
 from kmend.server.evidence.auditlog import Log
+from kmend.server.evidence.chains import Gap
 from kmend.server.evidence.documents import COUNTERSIGNATURES, MANIFEST, SIGNATURE, About
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.fleet import Fleet
@@ -32,12 +33,14 @@ class Trusted:
         keys: public keys of people who may countersign besides those whom the trust root names; key -> what to call it.
         heads: of the audit log, as they were kept earlier.
         server_alone: go without a countersignature: what only the server says is then believed.
+        gaps: that reports of hosts are missing is told, and no fault.
     """
 
     root: bytes
     keys: Mapping[str, str]
     heads: Sequence[Head] = ()
     server_alone: bool = False
+    gaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,13 @@ class Outcome:
 
     Attributes:
         about: what the pack says that it is of; None if that cannot be read.
+        gaps: where reports of hosts are missing, the first thousand.
     """
 
     verified: bool
     about: About | None
     findings: tuple[Finding, ...]
+    gaps: tuple[Gap, ...] = ()
 
 
 class _Desk:
@@ -171,6 +176,10 @@ class _Desk:
         unpinned = f"; the keys of {self.fleet.unpinned} are by the server's word" if self.fleet.unpinned else ""
         return f"{self.fleet.reports} reports of {len(self.fleet.hosts)} hosts, signed by themselves{unpinned}"
 
+    def chains(self) -> str:
+        """No report was left out between two others."""
+        return fleet.check_chains(self.known_fleet(), gaps=self.trusted.gaps)
+
     def population(self) -> str:
         """No host is missing, and each is as it says itself."""
         return fleet.check_population(self.known_fleet(), self.known_about(), self.log)
@@ -215,6 +224,7 @@ def verify(path: Path, trusted: Trusted) -> Outcome:
         ("levels", desk.published),
         ("people", desk.people),
         ("reports", desk.reports),
+        ("chains", desk.chains),
         ("population", desk.population),
         ("inventory", desk.inventory),
         ("modules", desk.ran),
@@ -224,4 +234,5 @@ def verify(path: Path, trusted: Trusted) -> Outcome:
         ("policies", desk.policies),
     ):
         desk.run(name, check)
-    return Outcome(all(item.good for item in desk.findings), desk.about, tuple(desk.findings))
+    gaps = tuple(desk.fleet.chains.gaps) if desk.fleet is not None else ()
+    return Outcome(all(item.good for item in desk.findings), desk.about, tuple(desk.findings), gaps)
