@@ -13,6 +13,11 @@ AUDIT, POPULATION, INVENTORY, REPORTS, TIMELINES = "audit", "population", "inven
 KERNELS, STATES, CVES, MANIFESTS, LEVELS, METADATA = "kernels", "states", "cves", "manifests", "levels", "metadata"
 APPROVALS, ROLLOUTS, FEEDS = "approvals", "rollouts", "feeds.json"
 POLICIES, EXCEPTIONS, DUE = "policies", "exceptions", "due"
+TOP = frozenset({
+    ABOUT, FEEDS, AUDIT, POPULATION, INVENTORY, REPORTS, TIMELINES, KERNELS, STATES, CVES, MANIFESTS, LEVELS, METADATA,
+    APPROVALS, ROLLOUTS, POLICIES, EXCEPTIONS, DUE,
+})  # fmt: skip
+"""Files and folders that a manifest lists."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,10 +128,10 @@ def check_population(fleet: Fleet, about: About, log: Log) -> str:
         raise EvidenceError(f"host {strange[0]} is in the population, and not in the audit log")
     for host in fleet.hosts.values():
         row, known = host.row, log.hosts[host.row.id]
-        stated = (row.enrolled_at, row.ring, row.state == "decommissioned")
-        if stated != (known.at, known.ring, known.decommissioned):
+        stated = (row.enrolled_at, row.ring, row.parent, row.state == "decommissioned")
+        if stated != (known.at, known.ring, known.parent, known.decommissioned):
             raise EvidenceError(
-                f"host {row.id}: when it enrolled, its ring or its state is not as the audit log has it"
+                f"host {row.id}: when it enrolled, its ring, of what it is a copy, or its state is not as the audit log has it"
             )
         if known.tags is not None and known.tags != row.tags:
             raise EvidenceError(f"host {row.id}: its tags are not as the audit log has them")
@@ -139,8 +139,10 @@ def check_population(fleet: Fleet, about: About, log: Log) -> str:
             raise EvidenceError(f"host {row.id}: {host.reports} reports are there, the last is {host.counter}")
         if host.last is not None and _said(host.last) != _shown(row):
             raise EvidenceError(f"host {row.id} is not as it says itself in report {host.counter}")
-        if host.last is None and (row.build_id or row.level):
+        if host.last is None and (row.build_id or row.release or row.version or row.level):
             raise EvidenceError(f"host {row.id} has no report, and the population says what it runs")
+        if host.last is None and known.name not in ("", row.name):
+            raise EvidenceError(f"host {row.id} has no report, and has not the name that it enrolled with")
     if (about.hosts, about.reports) != (len(fleet.hosts), fleet.reports):
         raise EvidenceError("about.json counts other hosts or reports than there are")
     return f"{len(fleet.hosts)} hosts: every one that enrolled, each as it says itself"

@@ -303,9 +303,10 @@ def _rollouts(connection: Connection, wanted: Wanted) -> Iterator[bytes]:
     query = select(tables.rollouts).where(table.created_at < wanted.until, table.changed_at >= wanted.since)
     for row in connection.execute(query.order_by(table.id)).all():
         own = connection.execute(select(targets.build_id, targets.level).where(targets.rollout == row.id))
+        state = row.override or row.state  # paused or halted is stronger
         yield encode(
             RolloutRow(
-                row.id, row.name, row.state, row.emergency, row.created_at, row.created_by, row.changed_at, row.reason,
+                row.id, row.name, state, row.emergency, row.created_at, row.created_by, row.changed_at, row.reason,
                 row.plan, {target.build_id: target.level for target in own},
             )
         )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kmend.core.errors import MalformedError
 from kmend.core.manifest import LevelRecord, Manifest, sha256_hex
 from kmend.server.evidence import documents, signing, timelines
-from kmend.server.evidence.documents import KERNELS, LEVELS, MANIFESTS, METADATA, CveRow, Meaning
+from kmend.server.evidence.documents import KERNELS, LEVELS, MANIFESTS, METADATA, CveRow, Meaning, State
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.fleet import Fleet
 from kmend.server.evidence.published import NotPublishedError, Published, unpacked
@@ -69,7 +69,8 @@ def read(reader: Reader, root: bytes) -> Signed:
         raise EvidenceError(problem.message) from None
     with unpacked(_files(reader), root) as published:
         newest = published.root or trusted
-        found = Signed(newest.signed.version, {**signing.people_of(trusted), **signing.people_of(newest)})
+        # The newest only: a key that was taken out of it may have been stolen.
+        found = Signed(newest.signed.version, signing.people_of(newest))
         for build_id in sorted(_builds(reader)):
             found.builds[build_id] = dict(_levels(reader, published, build_id))
     return found
@@ -112,6 +113,8 @@ def check_states(reader: Reader, signed: Signed) -> str:
                 f"what is open with level {level} on kernel build {build_id} does not follow from the signed levels"
             )
         named.update(found.open, found.live_patched)
+    if len(states) != sum(1 for _ in reader.rows(State, documents.STATES)):
+        raise EvidenceError("a state is there twice")
     told = [row.cve for row in reader.rows(CveRow, documents.CVES)]
     if told != sorted(named):
         raise EvidenceError("the list of CVEs is not that of the states")

@@ -16,6 +16,7 @@ from kmend.core.document import encode
 from kmend.server.access import audit
 from kmend.server.config import ServerConfig
 from kmend.server.evidence import signing
+from kmend.server.evidence.auditlog import KEY_NOTED, MADE
 from kmend.server.evidence.container import Entry, Writer
 from kmend.server.evidence.documents import MANIFEST, SIGNATURE, PackManifest
 from kmend.server.evidence.errors import PackBusyError, PeriodError
@@ -29,8 +30,6 @@ from kmend.trust.transport import Transport
 
 MAX_DAYS = 1100
 """Of a period; three years."""
-MADE = "evidence.pack"
-KEY_NOTED = "evidence.key"
 _CHUNK = 256 * 1024
 _LOOK_SECONDS = 0.05
 _FIRST_BYTE_SECONDS = 30

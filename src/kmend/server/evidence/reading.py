@@ -60,7 +60,11 @@ class Reader:
         names = self.pack.parts(COUNTERSIGNATURES)
         if len(names) > MAX_COUNTERSIGNATURES:
             raise PackDamagedError(f"there are more than {MAX_COUNTERSIGNATURES} countersignatures")
-        return tuple(self._signature(name) for name in names)
+        found = tuple(self._signature(name) for name in names)
+        for name, signature in zip(names, found, strict=True):
+            if name != f"{COUNTERSIGNATURES}/{signature.public_key}.json":
+                raise PackDamagedError(f"{name} holds the signature of another key")
+        return found
 
     def _signature(self, name: str) -> Signature:
         """A signature, which no list of files covers: so its file must be the very one that is written of it."""

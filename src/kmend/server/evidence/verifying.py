@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kmend.core.errors import KmendError
 from kmend.server.access.audit import Head
-from kmend.server.evidence import auditlog, fleet, levels, signing
+from kmend.server.evidence import auditlog, documents, fleet, levels, signing
 from kmend.server.evidence.auditlog import Log
 from kmend.server.evidence.chains import Gap
 from kmend.server.evidence.documents import COUNTERSIGNATURES, MANIFEST, SIGNATURE, About
@@ -79,7 +79,7 @@ class _Desk:
         self.reader = reader
         self.trusted = trusted
         self.about: About | None = None
-        self.log = Log()
+        self.log: Log | None = None
         self.signed: Signed | None = None
         self.fleet: Fleet | None = None
         self.findings: list[Finding] = []
@@ -95,6 +95,11 @@ class _Desk:
         if self.about is None:
             raise EvidenceError("about.json cannot be read, so this could not be checked")
         return self.about
+
+    def known_log(self) -> Log:
+        if self.log is None:
+            raise EvidenceError("the audit log does not verify, so this could not be checked")
+        return self.log
 
     def known_signed(self) -> Signed:
         if self.signed is None:
@@ -116,6 +121,8 @@ class _Desk:
         if there != listed:
             odd = sorted(set(there) ^ set(listed))
             raise EvidenceError(f"the pack does not hold what its manifest lists: {', '.join(odd[:5]) or 'the order'}")
+        if strange := [name for name in listed if name.partition("/")[0] not in documents.TOP]:
+            raise EvidenceError(f"a pack of this form has no {strange[0]}, which nobody would look at")
         for entry in manifest.files:
             content = pack.read(entry.name)
             if (len(content), hashlib.sha256(content).hexdigest()) != (entry.size, entry.sha256):
@@ -134,7 +141,7 @@ class _Desk:
         signature = self.reader.signature()
         if not signing.holds(signing.SERVER, content, signature) or signature.name != manifest.server:
             raise EvidenceError("the server's signature is not one over this manifest")
-        if signature.public_key not in self.log.keys:
+        if signature.public_key not in self.known_log().keys:
             raise EvidenceError("the audit log knows nothing of the key that signs as the server's")
         return f"signed by server {manifest.server}"
 
@@ -159,7 +166,9 @@ class _Desk:
     def audit(self) -> str:
         """The audit log is whole, and holds the heads that were kept."""
         self.log = auditlog.read(self.reader, self.trusted.heads)
+        auditlog.check_heads(self.log, self.trusted.heads)
         about = self.known_about()
+        auditlog.check_made(self.log, about)
         if self.log.head != about.audit:
             raise EvidenceError(f"the audit log does not end with record {about.audit.number}, as about.json says")
         known = f"; {len(self.trusted.heads)} known records are in it" if self.trusted.heads else ""
@@ -172,7 +181,7 @@ class _Desk:
 
     def reports(self) -> str:
         """Hosts' reports, by the hosts' own keys, which the audit log has had since they enrolled."""
-        self.fleet = fleet.read(self.reader, self.known_about(), self.log)
+        self.fleet = fleet.read(self.reader, self.known_about(), self.known_log())
         unpinned = f"; the keys of {self.fleet.unpinned} are by the server's word" if self.fleet.unpinned else ""
         return f"{self.fleet.reports} reports of {len(self.fleet.hosts)} hosts, signed by themselves{unpinned}"
 
@@ -182,11 +191,11 @@ class _Desk:
 
     def population(self) -> str:
         """No host is missing, and each is as it says itself."""
-        return fleet.check_population(self.known_fleet(), self.known_about(), self.log)
+        return fleet.check_population(self.known_fleet(), self.known_about(), self.known_log())
 
     def inventory(self) -> str:
         """The organisation's list is the one that was imported, and finds the hosts that it says."""
-        return fleet.check_inventory(self.reader, self.known_fleet(), self.known_about(), self.log)
+        return fleet.check_inventory(self.reader, self.known_fleet(), self.known_about(), self.known_log())
 
     def ran(self) -> str:
         """What hosts ran are levels that the publisher has signed, byte for byte."""
@@ -202,11 +211,11 @@ class _Desk:
 
     def approvals(self) -> str:
         """Every approval is in the audit log, and the other way round."""
-        return auditlog.check_approvals(self.reader, self.known_about(), self.log)
+        return auditlog.check_approvals(self.reader, self.known_about(), self.known_log())
 
     def policies(self) -> str:
         """Policies and exceptions are those of the audit log, with who approved them."""
-        return auditlog.check_ruling(self.reader, self.known_about(), self.log)
+        return auditlog.check_ruling(self.reader, self.known_about(), self.known_log())
 
 
 def verify(path: Path, trusted: Trusted) -> Outcome:

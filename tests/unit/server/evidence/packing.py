@@ -94,7 +94,11 @@ class Yard:
             connection.execute(insert(tables.rollouts).values(**rollout))
             approval = {"rollout": "ab" * 16, "stage": 0, "actor": "token:2", "approved": True, "reason": "tested"}
             connection.execute(insert(tables.approvals).values(**approval, at=self.begin + DAY))
+            target = {"rollout": "ab" * 16, "build_id": KERNEL.build_id, "level": 2}
+            connection.execute(insert(tables.rollout_targets).values(**target))
         self.rule()
+        created = {"name": "level 2", "targets": {KERNEL.build_id: 2}, "rings": ["front"], "emergency": False}
+        self.record("rollout.create", "ab" * 16, created, "token:1", self.begin)
         self.record("rollout.approve", "ab" * 16, {"stage": 0, "reason": "tested"}, "token:2", self.begin + DAY)
 
     def rule(self) -> None:
