@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import time
 from pathlib import Path
 
@@ -42,12 +43,16 @@ def pack(
 ) -> None:
     """Have a pack made by the server."""
     since, until = (int(day.replace(tzinfo=datetime.timezone.utc).timestamp()) for day in (first, last))
+    if since < 0:
+        raise click.UsageError("there was nothing before 1970")
     pieces = connect(context).lines("evidence", "pack", **{"from": since, "to": until + 86_400, "ring": ring})
     unfinished = output.with_name(f"{output.name}.part")
     try:
         with unfinished.open("wb") as stream:
             for piece in pieces:
                 stream.write(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
         reader = Reader(unfinished)
         about = reader.about()
         unfinished.replace(output)
@@ -134,9 +139,12 @@ def show(file: Path, host: str, cve: str, as_json: bool) -> None:
         else:
             _print_about(showing.summary(about))
     elif cve:
-        rows = list(showing.of_cve(reader, cve, host))
+        rows = list(showing.of_cve(reader, cve.strip().upper(), host))
         if as_json:
             print_json(rows)
+            return
+        if not rows:
+            click.echo(f"{cve.strip().upper()} was open on no host in the period")
             return
         print_table(
             [{**showing.plain_row(row), **{name: moment(getattr(row, name)) for name in showing.TIMES}} for row in rows],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +22,7 @@ from kmend.server.evidence.documents import (
     Signature,
     State,
 )
-from kmend.server.evidence.errors import PackDamagedError
+from kmend.server.evidence.errors import EvidenceError, PackDamagedError
 from kmend.server.evidence.timelines import Key
 
 T = TypeVar("T")
@@ -100,3 +101,29 @@ class Reader:
     def states(self) -> dict[Key, State]:
         """What is open in each state, as the pack says."""
         return {(item.build_id, item.level): item for item in self.rows(State, documents.STATES)}
+
+
+def check_files(reader: Reader) -> PackManifest:
+    """The manifest, if every file is as it lists it, and no other is there.
+
+    Raises:
+        EvidenceError: that is not so; the message names the file.
+    """
+    _, manifest = reader.manifest()
+    pack = reader.pack
+    behind = {MANIFEST, SIGNATURE}
+    there = [name for name in pack.names if name not in behind and not name.startswith(f"{COUNTERSIGNATURES}/")]
+    listed = [entry.name for entry in manifest.files]
+    if there != listed:
+        odd = sorted(set(there) ^ set(listed))
+        raise EvidenceError(f"the pack does not hold what its manifest lists: {', '.join(odd[:5]) or 'the order'}")
+    if strange := [name for name in listed if name.partition("/")[0] not in documents.TOP]:
+        raise EvidenceError(f"a pack of this form has no {strange[0]}, which nobody would look at")
+    for entry in manifest.files:
+        content = pack.read(entry.name)
+        if (len(content), hashlib.sha256(content).hexdigest()) != (entry.size, entry.sha256):
+            raise EvidenceError(f"{entry.name} was changed: it is not what the manifest lists")
+    tail = [MANIFEST, SIGNATURE, *pack.parts(COUNTERSIGNATURES)]
+    if list(pack.names[len(listed) :]) != tail:
+        raise EvidenceError("the pack is not in its order")
+    return manifest

@@ -16,6 +16,7 @@ from kmend.server.evidence.reading import Reader
 from kmend.server.evidence.times import day
 
 DAY = 86_400
+_NAMED = 5
 TIMES = ("published", "detected", "fix_available", "closed_at")
 
 
@@ -71,13 +72,16 @@ def of_host(reader: Reader, wanted: str) -> Timeline:
     """A host's timeline.
 
     Raises:
-        EvidenceError: there is no such host in the pack.
+        EvidenceError: there is no such host in the pack, or more than one has that name.
     """
-    ids = {row.id for row in _hosts(reader, wanted)}
+    rows = _hosts(reader, wanted)
+    if len(rows) > 1:
+        ids = ", ".join(row.id for row in rows[:_NAMED])
+        raise EvidenceError(f"{len(rows)} hosts have the name {wanted[:64]!r}", hint=f"name it by its ID: {ids}")
     for found in reader.rows(Timeline, documents.TIMELINES):
-        if found.host in ids:
+        if found.host == rows[0].id:
             return found
-    raise EvidenceError(f"there is no host {wanted[:64]!r} in the pack")
+    raise EvidenceError(f"there is no timeline of host {wanted[:64]!r} in the pack")
 
 
 def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
@@ -85,6 +89,9 @@ def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
 
     Args:
         wanted: only this host, by ID or name; empty for all.
+
+    Raises:
+        EvidenceError: nothing in the pack names the CVE, or there is no such host.
     """
     about = reader.about()
     told = {row.cve: row for row in reader.rows(CveRow, documents.CVES) if row.cve == cve}.get(cve)
@@ -92,6 +99,11 @@ def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
     has_open = {key: {cve} & set(item.open) for key, item in reader.states().items()}
     fixed_in = {row.build_id: row.fixed_in for row in reader.rows(Meaning, documents.KERNELS) if row.cve == cve}
     fixes = _fixes(reader, cve)
+    if told is None and not fixes and not fixed_in:
+        raise EvidenceError(
+            f"nothing in the pack names {cve[:40]}",
+            hint="what no kernel that ran in the period has, and no level closes, is in no pack",
+        )
     hosts = {row.id: row for row in _hosts(reader, wanted)}
     for found in reader.rows(Timeline, documents.TIMELINES):
         row = hosts.get(found.host)
@@ -112,7 +124,10 @@ def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
 
 def _hosts(reader: Reader, wanted: str) -> list[HostRow]:
     rows = reader.rows(HostRow, documents.POPULATION)
-    return [row for row in rows if not wanted or wanted in (row.id, row.name)]
+    found = [row for row in rows if not wanted or wanted in (row.id, row.name)]
+    if wanted and not found:
+        raise EvidenceError(f"there is no host {wanted[:64]!r} in the pack")
+    return found
 
 
 def _fixes(reader: Reader, cve: str) -> dict[str, int]:

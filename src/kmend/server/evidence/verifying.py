@@ -7,21 +7,20 @@ has failed before, so that all that is wrong is named at once.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmend.core.errors import KmendError
 from kmend.server.access.audit import Head
-from kmend.server.evidence import auditlog, documents, fleet, levels, signing
+from kmend.server.evidence import auditlog, fleet, levels, signing
 from kmend.server.evidence.auditlog import Log
 from kmend.server.evidence.chains import Gap
-from kmend.server.evidence.documents import COUNTERSIGNATURES, MANIFEST, SIGNATURE, About
+from kmend.server.evidence.documents import About
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.fleet import Fleet
 from kmend.server.evidence.levels import Signed
-from kmend.server.evidence.reading import Reader
+from kmend.server.evidence.reading import Reader, check_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,27 +112,11 @@ class _Desk:
 
     def files(self) -> str:
         """Every file is as the manifest lists it, and no other is there."""
-        _, manifest = self.reader.manifest()
-        pack = self.reader.pack
-        behind = {MANIFEST, SIGNATURE}
-        there = [name for name in pack.names if name not in behind and not name.startswith(f"{COUNTERSIGNATURES}/")]
-        listed = [entry.name for entry in manifest.files]
-        if there != listed:
-            odd = sorted(set(there) ^ set(listed))
-            raise EvidenceError(f"the pack does not hold what its manifest lists: {', '.join(odd[:5]) or 'the order'}")
-        if strange := [name for name in listed if name.partition("/")[0] not in documents.TOP]:
-            raise EvidenceError(f"a pack of this form has no {strange[0]}, which nobody would look at")
-        for entry in manifest.files:
-            content = pack.read(entry.name)
-            if (len(content), hashlib.sha256(content).hexdigest()) != (entry.size, entry.sha256):
-                raise EvidenceError(f"{entry.name} was changed: it is not what the manifest lists")
-        tail = [MANIFEST, SIGNATURE, *pack.parts(COUNTERSIGNATURES)]
-        if list(pack.names[len(listed) :]) != tail:
-            raise EvidenceError("the pack is not in its order")
+        manifest = check_files(self.reader)
         self.about = self.reader.about()
         if self.about.server != manifest.server or self.about.made_at != manifest.made_at:
             raise EvidenceError("about.json and the manifest do not speak of the same pack")
-        return f"{len(listed)} files, as the manifest lists them"
+        return f"{len(manifest.files)} files, as the manifest lists them"
 
     def server(self) -> str:
         """The server's signature, by a key that the audit log knows."""
