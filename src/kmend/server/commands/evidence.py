@@ -149,7 +149,8 @@ def show(file: Path, host: str, cve: str, as_json: bool) -> None:
         print_table(
             [{**showing.plain_row(row), **{name: moment(getattr(row, name)) for name in showing.TIMES}} for row in rows],
             {"name": "HOST", "published": "PUBLISHED", "detected": "DETECTED", "fix_available": "FIX", "closed_at": "CLOSED",
-             "closed_by": "BY", "reopened": "REOPENED", "since_published": "DAYS", "since_fix": "DAYS SINCE FIX"},
+             "closed_by": "BY", "mitigated": "MITIGATED", "reopened": "REOPENED", "since_published": "DAYS",
+             "since_fix": "DAYS SINCE FIX"},
         )  # fmt: skip
     else:
         found = showing.of_host(reader, host)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kmend.core.document import decode, encode
@@ -12,11 +12,11 @@ from kmend.core.wire import MAX_REQUEST_BYTES, CheckIn, Purpose, StateReport
 from kmend.server.evidence import chains, documents, inventory, timelines
 from kmend.server.evidence.auditlog import Log
 from kmend.server.evidence.chains import Chain, Chains, Gap
-from kmend.server.evidence.documents import About, HostRow, Machine, ReportRow, Stay, Timeline
+from kmend.server.evidence.documents import About, Around, HostRow, Machine, ReportRow, Stay, Surroundings, Timeline
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.gathering import is_reporting
 from kmend.server.evidence.reading import Reader
-from kmend.server.evidence.timelines import Key
+from kmend.server.evidence.timelines import Said
 from kmend.server.evidence.times import minute
 from kmend.server.hosts.signatures import signed
 
@@ -33,7 +33,7 @@ class Host:
         reports: how many there are.
         counter: of the last of them; 0 without one.
         last: what it says.
-        unpatched: by what it has said so far the kernel has left out something that its level should patch.
+        said: what it has said of its modules.
     """
 
     row: HostRow
@@ -41,7 +41,7 @@ class Host:
     reports: int = 0
     counter: int = 0
     last: StateReport | None = None
-    unpatched: bool = False
+    said: Said = field(default_factory=Said)
 
 
 @dataclass(slots=True)
@@ -51,12 +51,14 @@ class Fleet:
     Attributes:
         unpinned: hosts whose key the audit log does not have.
         chains: whether their reports follow on each other.
+        around: their surroundings, by name.
     """
 
     hosts: dict[str, Host]
     reports: int = 0
     unpinned: int = 0
     chains: Chains = field(default_factory=Chains)
+    around: dict[str, Around] = field(default_factory=dict)
 
 
 def read(reader: Reader, about: About, log: Log) -> Fleet:
@@ -77,6 +79,7 @@ def read(reader: Reader, about: About, log: Log) -> Fleet:
             fleet.unpinned += 1
         elif known.public_key != row.public_key:
             raise EvidenceError(f"the key of host {row.id} is not the one that it enrolled with")
+    modules = {build_id: timelines.watched(found) for build_id, found in reader.meanings().items()}
     last = ""
     chain = Chain("", about.since)
     for report in reader.rows(ReportRow, documents.REPORTS):
@@ -92,6 +95,7 @@ def read(reader: Reader, about: About, log: Log) -> Fleet:
             _close(fleet, chain)
             last, chain = report.host, Chain(report.host, about.since)
         message, state = _take(host, report, about.server, where)
+        _stay(fleet, host, message, state, modules)
         chain.take(message, state.at, report.received_at)
         fleet.reports += 1
     _close(fleet, chain)
@@ -180,14 +184,19 @@ def check_timelines(reader: Reader, fleet: Fleet) -> str:
     Raises:
         EvidenceError: one does not follow from the host's reports, or is missing.
     """
-    states = reader.states()
+    states, around = reader.states(), reader.surroundings()
 
-    def open_in(key: Key) -> tuple[str, ...]:
-        if key not in states:
-            raise EvidenceError(f"what is open with level {key[1]} on kernel build {key[0]} is not in the pack")
-        return states[key].open
+    def open_in(build_id: str, level: int) -> tuple[str, ...]:
+        if (build_id, level) not in states:
+            raise EvidenceError(f"what is open with level {level} on kernel build {build_id} is not in the pack")
+        return states[build_id, level].open
 
-    counts = timelines.counting(open_in)
+    def changed(name: str) -> Surroundings:
+        if name not in around:
+            raise EvidenceError(f"the surroundings {name} are not in the pack")
+        return around[name]
+
+    counts = timelines.counting(timelines.opened(open_in, changed))
     rows = reader.rows(Timeline, documents.TIMELINES)
     turns = 0
     for host in fleet.hosts.values():
@@ -223,12 +232,24 @@ def _take(host: Host, report: ReportRow, server: str, where: str) -> tuple[Check
         raise EvidenceError(f"{where} is a report of another host, or of another time")
     if sha256_hex(encode(state)) != message.report:
         raise EvidenceError(f"{where} does not hold the state whose digest it names")
-    boot_id = host.last.boot_id if host.last is not None else ""
-    host.unpatched = timelines.is_unpatched(message, state, boot_id, before=host.unpatched)
-    host.stays += _new(host, timelines.stay_of(message, state, unpatched=host.unpatched))
     host.reports += 1
     host.counter, host.last = report.counter, state
     return message, state
+
+
+def _stay(
+    fleet: Fleet, host: Host, message: CheckIn, state: StateReport, modules: Mapping[str, frozenset[str]]
+) -> None:
+    host.said = timelines.said_after(host.said, message)
+
+    def around(build_id: str, level: int) -> str:
+        found = timelines.around_of(host.said, build_id, level, modules.get(build_id, frozenset()))
+        name = timelines.name_of(found)
+        if found is not None:
+            fleet.around[name] = found
+        return name
+
+    host.stays += _new(host, timelines.stay_of(message, state, around))
 
 
 def _new(host: Host, stay: Stay) -> Iterator[Stay]:

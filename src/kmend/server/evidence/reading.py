@@ -18,12 +18,13 @@ from kmend.server.evidence.documents import (
     MANIFEST,
     SIGNATURE,
     About,
+    Meaning,
     PackManifest,
     Signature,
     State,
+    Surroundings,
 )
 from kmend.server.evidence.errors import EvidenceError, PackDamagedError
-from kmend.server.evidence.timelines import Key
 
 T = TypeVar("T")
 MAX_COUNTERSIGNATURES = 16
@@ -98,9 +99,20 @@ class Reader:
                 except MalformedError as problem:
                     raise PackDamagedError(f"{name}, line {number}, cannot be read: {problem.message}") from None
 
-    def states(self) -> dict[Key, State]:
+    def states(self) -> dict[tuple[str, int], State]:
         """What is open in each state, as the pack says."""
         return {(item.build_id, item.level): item for item in self.rows(State, documents.STATES)}
+
+    def surroundings(self) -> dict[str, Surroundings]:
+        """What hosts' modules change, by the name of their surroundings."""
+        return {item.id: item for item in self.rows(Surroundings, documents.SURROUNDINGS)}
+
+    def meanings(self) -> dict[str, list[Meaning]]:
+        """What each CVE means for each kernel build."""
+        found: dict[str, list[Meaning]] = {}
+        for item in self.rows(Meaning, documents.KERNELS):
+            found.setdefault(item.build_id, []).append(item)
+        return found
 
 
 def check_files(reader: Reader) -> PackManifest:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kmend.core.document import decode
 from kmend.core.manifest import Levels
 from kmend.server.evidence import documents, timelines
-from kmend.server.evidence.documents import LEVELS, About, CveRow, HostRow, Meaning, Timeline
+from kmend.server.evidence.documents import LEVELS, About, CveRow, HostRow, Meaning, Stay, Surroundings, Timeline
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.levels import cves_of_level
 from kmend.server.evidence.reading import Reader
@@ -29,6 +29,7 @@ class CveOnHost:
         fix_available: when the first level that closes it was published.
         fixed_in: the distro's first package that has it mended.
         closed_at: None while it is open.
+        mitigated: open, and by the last report no module that has the code can be loaded.
         since_published, since_fix: whole days from then until it was closed, or until the period ended.
     """
 
@@ -45,6 +46,7 @@ class CveOnHost:
     since_published: int | None
     since_fix: int | None
     open: bool
+    mitigated: bool
 
 
 def summary(about: About) -> dict[str, object]:
@@ -96,8 +98,12 @@ def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
     about = reader.about()
     told = {row.cve: row for row in reader.rows(CveRow, documents.CVES) if row.cve == cve}.get(cve)
     published = told.published if told is not None else None
-    has_open = {key: {cve} & set(item.open) for key, item in reader.states().items()}
-    fixed_in = {row.build_id: row.fixed_in for row in reader.rows(Meaning, documents.KERNELS) if row.cve == cve}
+    states, around = reader.states(), reader.surroundings()
+    open_in = timelines.opened(
+        lambda *key: [cve] if key in states and cve in states[key].open else (), lambda name: _changed(around, name)
+    )
+    means = {row.build_id: row for row in reader.rows(Meaning, documents.KERNELS) if row.cve == cve}
+    fixed_in = {build_id: row.fixed_in for build_id, row in means.items()}
     fixes = _fixes(reader, cve)
     if told is None and not fixes and not fixed_in:
         raise EvidenceError(
@@ -109,7 +115,7 @@ def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
         row = hosts.get(found.host)
         if row is None:
             continue
-        how = timelines.closing(cve, found.stays, lambda key: has_open.get(key, ()))
+        how = timelines.closing(cve, found.stays, open_in)
         if how.detected is None:
             continue
         builds = [stay.build_id for stay in found.stays]
@@ -119,7 +125,19 @@ def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
         yield CveOnHost(
             row.id, row.name, cve, published, how.detected, fix, package,
             how.closed_at, how.closed_by, how.reopened, _days(published, end), _days(fix, end), how.closed_at is None,
+            how.closed_at is None and _is_mitigated(found.stays[-1], means, around),
         )  # fmt: skip
+
+
+def _changed(around: Mapping[str, Surroundings], name: str) -> Surroundings:
+    if name not in around:
+        raise EvidenceError(f"the surroundings {name[:40]} are not in the pack")
+    return around[name]
+
+
+def _is_mitigated(stay: Stay, means: Mapping[str, Meaning], around: Mapping[str, Surroundings]) -> bool:
+    item = means.get(stay.build_id)
+    return item is not None and bool(stay.around) and timelines.is_mitigated(item, _changed(around, stay.around).around)
 
 
 def _hosts(reader: Reader, wanted: str) -> list[HostRow]:

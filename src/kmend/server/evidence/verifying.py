@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kmend.core.errors import KmendError
 from kmend.server.access.audit import Head
-from kmend.server.evidence import auditlog, fleet, levels, signing
+from kmend.server.evidence import auditlog, documents, fleet, levels, signing
 from kmend.server.evidence.auditlog import Log
 from kmend.server.evidence.chains import Gap
 from kmend.server.evidence.documents import About
@@ -114,6 +114,10 @@ class _Desk:
         """Every file is as the manifest lists it, and no other is there."""
         manifest = check_files(self.reader)
         self.about = self.reader.about()
+        if self.about.format != documents.FORMAT:
+            raise EvidenceError(
+                f"the pack is of the form {self.about.format[:40]}, and this program reads {documents.FORMAT}"
+            )
         if self.about.server != manifest.server or self.about.made_at != manifest.made_at:
             raise EvidenceError("about.json and the manifest do not speak of the same pack")
         return f"{len(manifest.files)} files, as the manifest lists them"
@@ -186,7 +190,7 @@ class _Desk:
 
     def states(self) -> str:
         """What is open in each state follows from the signed levels."""
-        return levels.check_states(self.reader, self.known_signed())
+        return levels.check_states(self.reader, self.known_fleet(), self.known_signed())
 
     def timelines(self) -> str:
         """Every timeline follows from its host's reports."""

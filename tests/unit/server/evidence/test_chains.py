@@ -175,7 +175,7 @@ def leave_out(name: str, place: int) -> Any:
                 row["reports"] -= 1
         members["population/00001.ndjson"] = lines_of(population)
         states = [decode(State, line) for line in members["states/00001.ndjson"].splitlines()]
-        counts = timelines.counting({(item.build_id, item.level): item.open for item in states}.__getitem__)
+        counts = timelines.counting({(item.build_id, item.level, ""): item.open for item in states}.__getitem__)
         said = [decode(CheckIn, row["body"].encode()) for row in rows if row["host"] == host["id"]]
         stays = [timelines.stay_of(message, message.state) for message in said if message.state is not None]
         way = json.loads(encode(timelines.timeline(host["id"], stays, counts)))

@@ -23,7 +23,7 @@ from tests.unit.server.repository.conftest import Press
 from kmend.core.errors import SystemProblemError
 from kmend.server.access.audit import Head
 from kmend.server.access.permissions import Role
-from kmend.server.evidence import countersigning, showing, signing
+from kmend.server.evidence import countersigning, making, showing, signing
 from kmend.server.evidence.container import Pack
 from kmend.server.evidence.countersigning import countersign
 from kmend.server.evidence.errors import EvidenceError
@@ -133,12 +133,15 @@ def test_a_server_whose_disk_is_full_says_so_and_makes_the_next_one(
 
     try:
         auditor = person(asked, Role.AUDITOR)
-        for place in ("NamedTemporaryFile", "TemporaryFile"):
-            with monkeypatch.context() as patch:
-                patch.setattr(tempfile, place, full)
-                answer = auditor("GET", path)
-                assert (answer.status, answer.word) == (500, "system"), answer
-                assert "No space left" in answer.json["detail"]
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "NamedTemporaryFile", full)
+            answer = auditor("GET", path)
+            assert (answer.status, answer.word) == (500, "system"), answer
+            assert "No space left" in answer.json["detail"]
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "TemporaryFile", full)
+            with pytest.raises(SystemProblemError, match="No space left"):
+                list(making.stream(yard.store, yard.config, yard.wanted()))
         assert auditor("GET", path).status == 200, "the one that failed is in nobody's way"
     finally:
         asked.close()
