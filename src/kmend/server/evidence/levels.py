@@ -125,7 +125,7 @@ def check_states(reader: Reader, fleet: Fleet, signed: Signed) -> str:
     told = [row.cve for row in reader.rows(CveRow, documents.CVES)]
     if told != sorted(named):
         raise EvidenceError("the list of CVEs is not that of the states")
-    return f"{len(states)} states, with {len(named)} CVEs, follow from the signed levels"
+    return f"{len(states)} states and {len(around)} surroundings, with {len(named)} CVEs, follow from the signed levels"
 
 
 def cves_of_level(reader: Reader, build_id: str, level: int) -> tuple[str, ...]:

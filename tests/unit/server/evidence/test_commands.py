@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import json
 import resource
@@ -19,11 +20,12 @@ from tests.unit.server.hosts.machines import enrol as enrol_there
 from tests.unit.server.operations.running import Running
 from tests.unit.server.operations.test_serving import Done, command, told
 from tests.unit.server.repository.conftest import Press
+from tuf.api.metadata import Metadata, Root
 
 from kmend.core.errors import SystemProblemError
 from kmend.server.access.audit import Head
 from kmend.server.access.permissions import Role
-from kmend.server.evidence import countersigning, making, showing, signing
+from kmend.server.evidence import making, showing, signing
 from kmend.server.evidence.container import Pack
 from kmend.server.evidence.countersigning import countersign
 from kmend.server.evidence.errors import EvidenceError
@@ -32,6 +34,8 @@ from kmend.server.evidence.verifying import Trusted, verify
 from kmend.server.main import cli
 from kmend.server.store import Store, open_store
 from kmend.trust import keypem
+from kmend.trust.signing import keyfiles
+from kmend.trust.signing.keyfiles import KeyFolder
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +208,7 @@ def test_a_pack_is_never_half_signed(packed: Packed, copy: Path, monkeypatch: py
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(countersigning.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(SystemProblemError, match="No space left"):
         countersign(copy, key, name="", note="", at=1)
     assert copy.read_bytes() == before
@@ -225,6 +229,29 @@ def test_a_signature_lies_under_its_own_key_once(packed: Packed, copy: Path) -> 
         writer.add(f"countersignatures/{'ab' * 32}.json", pack.read(name))
         writer.end()
     assert "of another key" in wrong(packed.yard.verify(copy))["people"]
+
+
+def test_a_key_that_a_later_root_has_revoked_counts_no_more(store: Store, press: Press, tmp_path: Path) -> None:
+    """Also for an auditor who has the root from before; it may have been stolen since."""
+    yard = Yard(store, press, tmp_path)
+    yard.fill()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    second = keypem.make_signer(tmp_path / "second.pem")
+    root = Metadata[Root].from_bytes(yard.root)
+    (first,) = keyfiles.root_signers(root, KeyFolder(press.keys, lambda _: b""))
+    both = Metadata[Root].from_bytes(yard.root)
+    both.signed.add_key(second.public_key, "root")
+    both.signed.version -= 1
+    trusted = keyfiles.next_root(both, [first], now=now)
+    metadata = press.repository / "metadata"
+    (metadata / "1.root.json").write_bytes(trusted)
+    (metadata / "2.root.json").write_bytes(keyfiles.next_root(root, [first], now=now))
+    (yard.config.data / "root.json").write_bytes(trusted)
+    path = yard.pack(countersigned=False)
+    countersign(path, signing.private_key(tmp_path / "second.pem", lambda _: b""), name="", note="", at=1)
+    assert list(wrong(verify(path, Trusted(trusted, {})))) == ["people"]
+    yard.countersign(path, "root")
+    assert wrong(verify(path, Trusted(trusted, {}))) == {}
 
 
 def test_a_head_that_is_not_there_spoils_no_other_check(packed: Packed) -> None:
