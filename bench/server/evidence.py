@@ -2,7 +2,9 @@
 
     python -m bench.server.evidence [HOSTS [BUILDS [CVES]]]
 
-Every host has reported four times: it came, took a level, lost it by a reboot, and took it again. Each build knows all CVEs.
+Every host has reported four times: it came, took a level, lost it by a reboot, and took it again; each report names the one
+before it. Each build knows all CVEs, every other one in a module alone. Every other host says which modules it can load, in one
+of twenty ways.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import resource
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,7 +26,18 @@ from tests.unit.sample_livepatch import KERNEL, livepatch, write_build
 from kmend.core.document import encode
 from kmend.core.kernel import KernelIdentity
 from kmend.core.manifest import sha256_hex
-from kmend.core.wire import CheckIn, HeldLevel, HostFacts, Purpose, RunningBuild, StateReport, signed_bytes
+from kmend.core.wire import (
+    NO_LINK,
+    CheckIn,
+    HeldLevel,
+    HostFacts,
+    ModuleReport,
+    Purpose,
+    RunningBuild,
+    StateReport,
+    link,
+    signed_bytes,
+)
 from kmend.server.access import audit
 from kmend.server.config import ServerConfig, ServerSection
 from kmend.server.evidence import making, signing
@@ -38,6 +52,7 @@ from kmend.trust.signing.publishing import Publisher, read_build
 SERVER = "5e" * 16
 DAY = 86_400
 PORTION = 1000
+MODULES, WAYS = 300, 20
 CLOSES = 40
 """CVEs that a level closes."""
 
@@ -51,6 +66,19 @@ def _kernel(number: int) -> KernelIdentity:
     return KernelIdentity(
         build_id, f"6.1.0-{number}-amd64", KERNEL.version, f"debian:6.1.0-{number}-amd64@6.1.{number}-1"
     )
+
+
+def _module(place: int) -> str:
+    return f"module_{place % MODULES}"
+
+
+def _says(number: int) -> ModuleReport | None:
+    """What a host says of its modules."""
+    if number % 2:
+        return None
+    out = [_module(place) for place in range(number % WAYS, MODULES, 10)]
+    loaded = tuple(sorted(_module(place) for place in range(1, MODULES, 3)))
+    return ModuleReport(loaded, barred=tuple(sorted(out[::2])), absent=tuple(sorted(out[1::2])))
 
 
 def _cves(count: int) -> list[str]:
@@ -75,9 +103,11 @@ def _fill(store: Store, folder: Path, kernels: list[KernelIdentity], cves: list[
     import_repository(store, url, root, folder / "mirror", now, begin=lambda *_: None)
     for kernel in kernels:
         rows = [
-            {"build_id": kernel.build_id, "cve": cve, "affected": True, "reason": "affected", "presence": "built in",
-             "objects": '["vmlinux"]', "evidence": '["6.1.170 has it, 6.1.192 does not"]', "in_c": True}
-            for cve in cves
+            {"build_id": kernel.build_id, "cve": cve, "affected": True, "reason": "affected",
+             "presence": "module" if place % 2 else "built in", "complete": True, "in_c": True,
+             "objects": json.dumps([_module(place) if place % 2 else "vmlinux"]),
+             "evidence": '["6.1.170 has it, 6.1.192 does not"]'}
+            for place, cve in enumerate(cves)
         ]  # fmt: skip
         with store.write() as connection:
             connection.execute(insert(tables.applicability), rows)
@@ -95,12 +125,18 @@ def _host(
     )
     running = RunningBuild(kernel.build_id, kernel.release, kernel.version, "x86_64")
     reports = []
+    last, said = NO_LINK, _says(number)
     for counter, (day, loaded, boot) in enumerate(((-1, None, 1), (2, level, 1), (5, None, 2), (6, level, 2)), start=1):
         at = begin + day * DAY + number % 3600
         boot_id = f"{boot:08x}-0000-4000-8000-{number:012x}"
         report = StateReport(at, boot_id, running, facts, "idle", loaded, supported=True)
         digest = sha256_hex(encode(report))
-        body = encode(CheckIn(host, counter, boot_id, digest, report))
+        message = CheckIn(host, counter, boot_id, digest, report, after=last)
+        if said is not None:
+            tag = sha256_hex(encode(said))[:16]
+            message = replace(message, modules=tag, module_report=said if counter == 1 else None)
+        last = link(message)
+        body = encode(message)
         signature = key.sign(signed_bytes(Purpose.CHECK_IN, SERVER, body)).hex()
         reports.append(
             {"host": host, "counter": counter, "received_at": at + 1, "digest": digest, "body": body, "signature": signature}

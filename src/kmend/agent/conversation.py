@@ -17,6 +17,7 @@ from kmend.core.wire import (
     MAX_ANSWER_BYTES,
     MAX_COUNTER,
     MAX_REQUEST_BYTES,
+    NO_LINK,
     SIGNATURE_HEADER,
     Answer,
     CheckIn,
@@ -27,6 +28,7 @@ from kmend.core.wire import (
     Refusal,
     Split,
     StateReport,
+    link,
     signed_bytes,
 )
 from kmend.trust import hostkey
@@ -83,12 +85,14 @@ class Acknowledged:
         report: digest of the state report; at: the time that it names.
         answer: tag of the offer that is kept.
         modules: tag of the module report; empty if the server has never asked for one.
+        link: of the last check-in with a state (`kmend.core.wire.link`); empty for none.
     """
 
     report: str = ""
     at: int = 0
     answer: str = ""
     modules: str = ""
+    link: str = ""
     format: str = "kmend-acknowledged/1"
 
 
@@ -147,6 +151,8 @@ def compose(
     beside = modules if tag and (wanted or kept.modules not in ("", tag)) else None
     state = report if full or beside is not None or digest != kept.report else None
     bare = CheckIn(host, counter, report.boot_id, digest, state, kept.answer if offered else "", timestamp)
+    if state is not None:
+        bare = replace(bare, after=kept.link or NO_LINK)
     told = replace(bare, modules=tag, module_report=beside)
     return bare if beside is not None and len(encode(told)) > MAX_REQUEST_BYTES else told
 
@@ -190,8 +196,9 @@ def take(
             Acknowledged(answer=message.answer), answer.next, None, answer.timestamp, again=True, modules=modules
         )
     known = message.modules if message.module_report is not None or before.modules == message.modules else ""
+    last = link(message) if message.state is not None else before.link
     return Taken(
-        Acknowledged(message.report, report.at, answer.answer, known), answer.next, answer.offer, answer.timestamp
+        Acknowledged(message.report, report.at, answer.answer, known, last), answer.next, answer.offer, answer.timestamp
     )
 
 

@@ -75,6 +75,8 @@ def decode(kind: type[T], content: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES)
         raise MalformedError(f"the document is {len(content)} bytes; at most {max_bytes} are accepted")
     try:
         tree = json.loads(content.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        if b"\\u" in content:
+            json.dumps(tree, ensure_ascii=False).encode()  # half a surrogate pair is text that cannot be written again
     except (ValueError, RecursionError) as problem:
         raise MalformedError(f"not a valid JSON document: {problem}") from None
     return from_plain(kind, tree)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from kmend.core.document import LATER
 from kmend.core.errors import MalformedError
 from kmend.core.kernel import check_build_id
-from kmend.core.manifest import check_level
+from kmend.core.manifest import check_level, sha256_hex
 
 HOST_HEADER = "Kmend-Host"
 SIGNATURE_HEADER = "Kmend-Signature"
@@ -37,6 +37,8 @@ MAX_LOADED = 2000
 MAX_BARRED = 1000
 MAX_ABSENT = 1000
 MAX_MODULE_NAME = 64
+NO_LINK = "0" * 64
+"""What the first link of a host's chain of reports follows."""
 
 _HOST_ID = re.compile(r"[0-9a-f]{32}")
 _SERVER_ID = re.compile(r"[0-9a-f]{32}")
@@ -382,6 +384,8 @@ class CheckIn:
         modules: tag of the module report that holds now, which the host chooses: another one for another report; empty if it
             makes none.
         module_report: that report; only if the server wants it, and beside the state, so that what is kept holds both.
+        after: `link` of the last check-in with a state that the server has acknowledged, NO_LINK if there is none: so a server
+            cannot leave one out unseen. Only beside a state; empty from hosts of earlier versions.
     """
 
     host: str
@@ -393,6 +397,7 @@ class CheckIn:
     timestamp: int = 0
     modules: str = field(default="", metadata=LATER)
     module_report: ModuleReport | None = field(default=None, metadata=LATER)
+    after: str = field(default="", metadata=LATER)
 
     def __post_init__(self) -> None:
         check_host_id(self.host)
@@ -404,6 +409,17 @@ class CheckIn:
             _checked(_TAG, self.modules, "the tag of a module report")
         if self.module_report is not None and (not self.modules or self.state is None):
             raise MalformedError("a module report comes with its tag, and beside the state")
+        if self.after:
+            _checked(_KEY, self.after, "a link of a chain of reports")
+
+
+def link(message: CheckIn) -> str:
+    """What a check-in with a state is in its host's chain of reports; what the next one names as `after`.
+
+    One that is sent again, because its answer was lost, is the same link: the counter is no part of it.
+    """
+    beside = message.modules if message.module_report is not None else ""
+    return sha256_hex(f"kmend-link/1 {message.after} {message.report} {beside}".encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ from kmend.core.wire import CHECK_IN_PATH, ENROL_PATH, SPLIT_PATH, Answer, Check
 
 
 def test_the_agent_says_what_it_always_said() -> None:
-    assert recording.record() == transcripts.read(1)
-    assert recording.record_modules() == transcripts.read(1, "modules")
+    for made, gained in ((recording.record(), ""), (recording.record_modules(), "modules")):
+        assert made == transcripts.read(1, f"chain-{gained}".rstrip("-"))
+        assert recording.before_chains(made) == recording.before_chains(transcripts.read(1, gained))
 
 
 @pytest.mark.parametrize(
-    "item", transcripts.read(1).exchanges + transcripts.read(1, "modules").exchanges, ids=lambda item: item.name
+    "item",
+    [item for gained in ("", "modules", "chain", "chain-modules") for item in transcripts.read(1, gained).exchanges],
+    ids=lambda item: item.name,
 )
 def test_recorded_answers_are_understood(item: transcripts.Exchange) -> None:
     content = item.answer.encode()
@@ -49,3 +52,11 @@ def test_modules_cost_a_tag_when_nothing_is_new() -> None:
     assert len(item.body) - len(bare) == len(',"modules":"0123456789abcdef"') == 29
     assert b"modules" not in bare
     assert "modules" not in item.answer
+
+
+def test_a_link_goes_beside_a_state_only() -> None:
+    for gained in ("chain", "chain-modules"):
+        for item in transcripts.read(1, gained).exchanges:
+            if item.path == CHECK_IN_PATH:
+                message = decode(CheckIn, item.body.encode())
+                assert bool(message.after) == (message.state is not None)

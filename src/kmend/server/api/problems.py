@@ -29,6 +29,7 @@ _STATUSES = {
     "regression": 409,
     "idempotency": 409,
     "pack-busy": 409,
+    "system": 500,
 }
 """Of our own errors by their kind; others of the caller's are 400, and those of the database 503."""
 _WORDS = {400: "invalid", 401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method", 406: "not-acceptable",

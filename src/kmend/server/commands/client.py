@@ -95,7 +95,9 @@ class Client:
             while piece := response.read(64 * 1024):
                 yield piece
         except (urllib3.exceptions.HTTPError, OSError) as problem:
-            raise ServerAnswerError(f"the answer broke off: {type(problem).__name__}") from None
+            raise ServerAnswerError(
+                f"the answer broke off: {type(problem).__name__}", hint="the server's log tells why"
+            ) from None
         finally:
             response.close()
 

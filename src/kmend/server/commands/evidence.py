@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import time
 from pathlib import Path
 
@@ -42,12 +43,16 @@ def pack(
 ) -> None:
     """Have a pack made by the server."""
     since, until = (int(day.replace(tzinfo=datetime.timezone.utc).timestamp()) for day in (first, last))
+    if since < 0:
+        raise click.UsageError("there was nothing before 1970")
     pieces = connect(context).lines("evidence", "pack", **{"from": since, "to": until + 86_400, "ring": ring})
     unfinished = output.with_name(f"{output.name}.part")
     try:
         with unfinished.open("wb") as stream:
             for piece in pieces:
                 stream.write(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
         reader = Reader(unfinished)
         about = reader.about()
         unfinished.replace(output)
@@ -73,9 +78,16 @@ def pack(
 @click.option(
     "--server-alone", is_flag=True, help="Ask for no countersignature: what only the server says is believed."
 )
+@click.option("--gaps", is_flag=True, help="Name reports of hosts that are missing, and go on: that is then no fault.")
 @json_option
 def verify(
-    file: Path, root: Path, keys: tuple[Path, ...], heads: tuple[str, ...], server_alone: bool, as_json: bool
+    file: Path,
+    root: Path,
+    keys: tuple[Path, ...],
+    heads: tuple[str, ...],
+    server_alone: bool,
+    gaps: bool,
+    as_json: bool,
 ) -> int:
     """Verify a pack, without a server and without a network; exit status 1 if anything is wrong.
 
@@ -87,6 +99,7 @@ def verify(
         {signing.public_key(path): path.name for path in keys},
         tuple(_head(text) for text in heads),
         server_alone,
+        gaps,
     )
     found = verify_pack(file, trusted)
     if as_json:
@@ -126,14 +139,18 @@ def show(file: Path, host: str, cve: str, as_json: bool) -> None:
         else:
             _print_about(showing.summary(about))
     elif cve:
-        rows = list(showing.of_cve(reader, cve, host))
+        rows = list(showing.of_cve(reader, cve.strip().upper(), host))
         if as_json:
             print_json(rows)
+            return
+        if not rows:
+            click.echo(f"{cve.strip().upper()} was open on no host in the period")
             return
         print_table(
             [{**showing.plain_row(row), **{name: moment(getattr(row, name)) for name in showing.TIMES}} for row in rows],
             {"name": "HOST", "published": "PUBLISHED", "detected": "DETECTED", "fix_available": "FIX", "closed_at": "CLOSED",
-             "closed_by": "BY", "reopened": "REOPENED", "since_published": "DAYS", "since_fix": "DAYS SINCE FIX"},
+             "closed_by": "BY", "mitigated": "MITIGATED", "reopened": "REOPENED", "since_published": "DAYS",
+             "since_fix": "DAYS SINCE FIX"},
         )  # fmt: skip
     else:
         found = showing.of_host(reader, host)

@@ -11,7 +11,10 @@ def moment(seconds: int | None) -> str:
     """A time as date and hour, UTC; empty for none."""
     if not seconds:
         return ""
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M")
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return f"second {seconds}"  # a host's own word may be beyond every calendar
 
 
 def span(seconds: int) -> str:

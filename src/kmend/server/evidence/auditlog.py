@@ -12,13 +12,13 @@ from kmend.core.errors import MalformedError
 from kmend.server.access import audit
 from kmend.server.access.audit import MAX_LINE, Head, Record
 from kmend.server.evidence import documents, inventory
-from kmend.server.evidence.documents import About, Approval, ExceptionRow, PolicyRow
+from kmend.server.evidence.documents import About, Approval, ExceptionRow, PolicyRow, RolloutRow
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.reading import Reader
 
-KEY_NOTED = "evidence.key"
+KEY_NOTED, MADE = "evidence.key", "evidence.pack"
 _ENROL, _SPLIT, _MOVE, _TAG, _GONE = "host.enrol", "host.split", "host.move", "host.tag", "host.decommission"
-_APPROVE = "rollout.approve"
+_APPROVE, _CREATE = "rollout.approve", "rollout.create"
 _SET, _REMOVE = "policy.set", "policy.remove"
 _ASK, _ACCEPT, _WITHDRAW = "exception.ask", "exception.approve", "exception.withdraw"
 
@@ -39,18 +39,35 @@ class PolicyAct:
     removed_at: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A rollout, as it was made.
+
+    Attributes:
+        said: its name, whether it is an emergency, and kernel build -> level.
+    """
+
+    at: int
+    actor: str
+    said: tuple[object, ...]
+
+
 @dataclass(slots=True)
 class Enrolled:
     """A host, as the audit log has it.
 
     Attributes:
         public_key: empty where the record is from before keys were written into it.
+        name: as the host called itself then.
+        parent: the host of which it is a copy; empty if it is none.
         tags: as they were set last; None if nobody has set any since the enrolment.
     """
 
     at: int
     public_key: str
     ring: str
+    name: str = ""
+    parent: str = ""
     tags: dict[str, str] | None = None
     decommissioned: bool = False
 
@@ -61,16 +78,22 @@ class Log:
 
     Attributes:
         keys: that have signed packs as the server's.
-        approvals: rollout, stage and actor -> when, the first time.
+        packs: that were made: when, for whom, since when and until when, of which ring.
+        rollouts: as they were made.
+        approvals: rollout, stage and actor -> when and why, the first time.
+        known: of the records that were looked for those that are there: number -> digest.
         inventories: digests of the lists of machines, the newest last.
         policies: as they were set and removed, in that order.
         exceptions: as they were asked for, approved and withdrawn.
     """
 
     head: Head = field(default_factory=lambda: Head(0, audit.FIRST))
+    known: dict[int, str] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     hosts: dict[str, Enrolled] = field(default_factory=dict)
-    approvals: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    packs: set[tuple[object, ...]] = field(default_factory=set)
+    rollouts: dict[str, Created] = field(default_factory=dict)
+    approvals: dict[tuple[str, int, str], tuple[int, str]] = field(default_factory=dict)
     inventories: list[str] = field(default_factory=list)
     policies: list[PolicyAct] = field(default_factory=list)
     exceptions: dict[str, ExceptionRow] = field(default_factory=dict)
@@ -79,8 +102,8 @@ class Log:
         """Take in one record."""
         detail = _detail(record)
         if record.action in (_ENROL, _SPLIT):
-            key, ring = str(detail.get("public_key", "")), str(detail.get("ring", ""))
-            self.hosts[record.subject] = Enrolled(record.at, key, ring)
+            key, ring, name, parent = (str(detail.get(name, "")) for name in ("public_key", "ring", "name", "copy_of"))
+            self.hosts[record.subject] = Enrolled(record.at, key, ring, name, parent)
         elif record.action in (_MOVE, _TAG, _GONE):
             host = self.hosts.get(record.subject)
             if host is None:
@@ -92,7 +115,14 @@ class Log:
             else:
                 host.decommissioned = True
         elif record.action == _APPROVE:
-            self.approvals.setdefault((record.subject, int(detail.get("stage", 0)), record.actor), record.at)
+            key_ = record.subject, _stage(record, detail), record.actor
+            self.approvals.setdefault(key_, (record.at, str(detail.get("reason", ""))))
+        elif record.action == _CREATE:
+            said = tuple(detail.get(name) for name in ("name", "emergency", "targets"))
+            self.rollouts[record.subject] = Created(record.at, record.actor, said)
+        elif record.action == MADE:
+            said = tuple(detail.get(name) for name in ("since", "until", "ring"))
+            self.packs.add((record.at, record.actor, *map(_bare, said)))
         elif record.action == inventory.IMPORTED:
             self.inventories.append(str(detail.get("sha256", "")))
         elif record.action == KEY_NOTED:
@@ -130,14 +160,12 @@ def read(reader: Reader, heads: Sequence[Head]) -> Log:
     """Verify the log.
 
     Args:
-        heads: records that must be in it, as they were kept elsewhere.
+        heads: records that are looked for, as they were kept elsewhere.
 
     Raises:
         AuditError: it is not whole, or was changed.
-        EvidenceError: a head is not in it.
     """
     log = Log()
-    found: dict[int, str] = {}
     wanted = {head.number for head in heads}
 
     def lines() -> Iterator[bytes]:
@@ -147,13 +175,33 @@ def read(reader: Reader, heads: Sequence[Head]) -> Log:
             record = _record(line)
             log.note(record)
             if record.number in wanted:
-                found[record.number] = record.digest
+                log.known[record.number] = record.digest
 
     log.head = audit.verify(lines())
-    for head in heads:
-        if found.get(head.number) != head.digest:
-            raise EvidenceError(f"record {head.number} is not the one that was known: the audit log was written anew")
     return log
+
+
+def check_heads(log: Log, heads: Sequence[Head]) -> None:
+    """See that records that were kept elsewhere are in the log.
+
+    Raises:
+        EvidenceError: one is not.
+    """
+    for head in heads:
+        if head.number not in log.known:
+            raise EvidenceError(f"record {head.number} was known, and the audit log ends with record {log.head.number}")
+        if log.known[head.number] != head.digest:
+            raise EvidenceError(f"record {head.number} is not the one that was known: the audit log was written anew")
+
+
+def check_made(log: Log, about: About) -> None:
+    """See that the pack is one that the log says was made.
+
+    Raises:
+        EvidenceError: it is not.
+    """
+    if (about.made_at, about.made_by, about.since, about.until, about.ring) not in log.packs:
+        raise EvidenceError("the audit log does not know that this pack was made, for whom, and of which period")
 
 
 def check_approvals(reader: Reader, about: About, log: Log) -> str:
@@ -163,14 +211,27 @@ def check_approvals(reader: Reader, about: About, log: Log) -> str:
         EvidenceError: one is only in one of the two.
     """
     rows = list(reader.rows(Approval, documents.APPROVALS))
-    there = {(row.rollout, row.stage, row.actor): row.at for row in rows}
-    expected = {key: at for key, at in log.approvals.items() if about.since <= at < about.until}
+    there = {(row.rollout, row.stage, row.actor): (row.at, row.reason) for row in rows}
+    expected = {key: said for key, said in log.approvals.items() if about.since <= said[0] < about.until}
     for key in sorted(there.keys() | expected.keys()):
         if there.get(key) != expected.get(key) or len(rows) != len(there):
             raise EvidenceError(
                 f"the approval of rollout {key[0][:40]}, stage {key[1]}, by {key[2][:40]} is not as the audit log has it"
             )
-    return f"{len(rows)} approvals, as the audit log has them"
+    return f"{_check_rollouts(reader, about, log)} rollouts and {len(rows)} approvals, as the audit log has them"
+
+
+def _check_rollouts(reader: Reader, about: About, log: Log) -> int:
+    """How many there are; each as it was made, and those of the period all there."""
+    rows = list(reader.rows(RolloutRow, documents.ROLLOUTS))
+    there = {row.id: Created(row.created_at, row.created_by, (row.name, row.emergency, row.targets)) for row in rows}
+    for name, found in there.items():
+        if found != log.rollouts.get(name) or len(rows) != len(there):
+            raise EvidenceError(f"rollout {name[:40]} is not as the audit log has it")
+    made = {name for name, item in log.rollouts.items() if about.since <= item.at < about.until}
+    if missing := sorted(made - there.keys()):
+        raise EvidenceError(f"rollout {missing[0][:40]} was made in the period, and is not there")
+    return len(rows)
 
 
 def check_ruling(reader: Reader, about: About, log: Log) -> str:
@@ -184,7 +245,10 @@ def check_ruling(reader: Reader, about: About, log: Log) -> str:
     if policies != sorted(set_there, key=_place):
         odd = next(act for act in (*policies, *set_there) if policies.count(act) != set_there.count(act))
         raise EvidenceError(f"policy {odd.name[:40]} of ring {odd.ring[:40]} is not as the audit log has it")
-    exceptions = {row.id: row for row in reader.rows(ExceptionRow, documents.EXCEPTIONS)}
+    rows = list(reader.rows(ExceptionRow, documents.EXCEPTIONS))
+    exceptions = {row.id: row for row in rows}
+    if len(rows) != len(exceptions):
+        raise EvidenceError("an exception is there twice")
     asked = {
         row.id: row
         for row in log.exceptions.values()
@@ -226,8 +290,21 @@ def _record(line: bytes) -> Record:
 def _detail(record: Record) -> dict[str, Any]:
     try:
         tree = json.loads(record.detail)
+        json.dumps(tree, ensure_ascii=False).encode()  # what has no UTF-8 can neither be compared nor shown
     except (ValueError, RecursionError):
         tree = None
     if not isinstance(tree, dict):
         raise EvidenceError(f"record {record.number} of the audit log has a detail that cannot be read")
     return tree
+
+
+def _stage(record: Record, detail: dict[str, Any]) -> int:
+    stage = detail.get("stage", 0)
+    if type(stage) is not int:
+        raise EvidenceError(f"record {record.number} approves no stage")
+    return stage
+
+
+def _bare(value: object) -> object:
+    """What can be a member of a set."""
+    return value if isinstance(value, (int, str)) else None

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from kmend.server.access.audit import Head
 from kmend.server.evidence.container import Entry
 
-FORMAT = "kmend-evidence/1"
+FORMAT = "kmend-evidence/2"
+"""A pack of another form is not verified. 2: what hosts say of their modules counts."""
 ABOUT, MANIFEST, SIGNATURE, COUNTERSIGNATURES = "about.json", "manifest.json", "signature.json", "countersignatures"
 AUDIT, POPULATION, INVENTORY, REPORTS, TIMELINES = "audit", "population", "inventory", "reports", "timelines"
 KERNELS, STATES, CVES, MANIFESTS, LEVELS, METADATA = "kernels", "states", "cves", "manifests", "levels", "metadata"
 APPROVALS, ROLLOUTS, FEEDS = "approvals", "rollouts", "feeds.json"
-POLICIES, EXCEPTIONS, DUE = "policies", "exceptions", "due"
+POLICIES, EXCEPTIONS, DUE, SURROUNDINGS = "policies", "exceptions", "due", "surroundings"
+TOP = frozenset({
+    ABOUT, FEEDS, AUDIT, POPULATION, INVENTORY, REPORTS, TIMELINES, KERNELS, STATES, CVES, MANIFESTS, LEVELS, METADATA,
+    APPROVALS, ROLLOUTS, POLICIES, EXCEPTIONS, DUE, SURROUNDINGS,
+})  # fmt: skip
+"""Files and folders that a manifest lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,7 @@ class Stay:
         level: in force, or on its way in; 0 for none.
         module: its name; sha256: of the unsigned file, empty where the host did not know it.
         pending: the kernel still changes over; nothing counts yet.
+        around: the surroundings there (`surroundings/`); empty if nothing turns on the host's modules, as far as it has said.
     """
 
     at: int
@@ -159,6 +166,7 @@ class Stay:
     module: str
     sha256: str
     pending: bool
+    around: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +202,7 @@ class Meaning:
 
     Attributes:
         affected: None: not known, which counts as open.
+        objects: which hold the code; complete: no other one can.
         fixed_in: the distro's first package that has it mended.
     """
 
@@ -205,16 +214,54 @@ class Meaning:
     objects: tuple[str, ...]
     evidence: tuple[str, ...]
     fixed_in: str
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is open on every host that runs this (`states/`): follows from `kernels/` and the signed manifests."""
+    """What is open on every host that runs this, its modules aside (`states/`).
+
+    It follows from `kernels/` and the signed manifests.
+    """
 
     build_id: str
     level: int
     open: tuple[str, ...]
     live_patched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What hosts have said of their modules, as far as anything turns on it.
+
+    Attributes:
+        build_id, level: of the state that they are in; of that build are the modules.
+        absent: neither loaded nor on the disk.
+        barred: not loaded, and cannot be.
+        unpatched: objects that the level should patch, and that are there without being patched.
+    """
+
+    build_id: str
+    level: int
+    absent: tuple[str, ...]
+    barred: tuple[str, ...]
+    unpatched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What such modules change in a state (`surroundings/`): follows from hosts' signed reports, `kernels/` and the manifests.
+
+    Attributes:
+        id: by which a stay names it.
+        not_present: open in the state, and not here: all that has the code is absent.
+        left_out: live-patched in the state, and open here: the kernel has not patched all that it should.
+    """
+
+    id: str
+    around: Around
+    not_present: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import IO, Any
 
@@ -35,10 +36,12 @@ from kmend.server.evidence.documents import (
     RolloutRow,
     State,
     Stay,
+    Surroundings,
 )
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.published import Fetched
-from kmend.server.evidence.timelines import Key
+from kmend.server.evidence.timelines import Said
+from kmend.server.knowledge.answering import meaning
 from kmend.server.knowledge.fixes import Fixes, package_of
 from kmend.server.store import tables
 from kmend.trust import layout
@@ -121,23 +124,48 @@ class States:
         self._connection = connection
         self._fetched = fetched
         self._affected: dict[str, list[Meaning]] = {}
-        self._levels: dict[str, dict[int, tuple[str, ...]]] = {}
-        self._states: dict[Key, State] = {}
+        self._levels: dict[str, dict[int, dict[str, tuple[str, ...]]]] = {}
+        self._watched: dict[str, frozenset[str]] = {}
+        self._states: dict[tuple[str, int], State] = {}
+        self._around: dict[str, Surroundings] = {}
 
     @property
     def builds(self) -> tuple[str, ...]:
         """In order."""
         return tuple(sorted(self._levels))
 
-    def open_in(self, key: Key) -> tuple[str, ...]:
+    def open_in(self, build_id: str, level: int) -> tuple[str, ...]:
         """The CVEs that are open in a state."""
+        key = build_id, level
         if key not in self._states:
-            build_id, level = key
-            if build_id not in self._levels:
-                self._levels[build_id] = {found.level: found.cves for _, found in self._manifests(build_id)}
-                self._affected[build_id] = list(_meanings(self._connection, build_id))
+            self._know(build_id)
             self._states[key] = timelines.state(build_id, level, self._affected[build_id], self._levels[build_id])
         return self._states[key].open
+
+    def around(self, said: Said, build_id: str, level: int) -> str:
+        """The name of the surroundings of a host that has said this of its modules."""
+        if said.report is None:
+            return ""
+        self._know(build_id)
+        found = timelines.around_of(said, build_id, level, self._watched[build_id])
+        name = timelines.name_of(found)
+        if found is not None and name not in self._around:
+            self._around[name] = timelines.surroundings(found, self._affected[build_id], self._levels[build_id])
+        return name
+
+    def surroundings(self, name: str) -> Surroundings:
+        """What surroundings change that `around` has named."""
+        return self._around[name]
+
+    def _know(self, build_id: str) -> None:
+        if build_id in self._levels:
+            return
+        self._levels[build_id] = {
+            found.level: {cve: found.objects_of(cve) for cve in found.cves} for _, found in self._manifests(build_id)
+        }
+        named = {cve for closes in self._levels[build_id].values() for cve in closes}
+        self._affected[build_id] = list(_meanings(self._connection, build_id, named))
+        self._watched[build_id] = timelines.watched(self._affected[build_id])
 
     def add_to(self, add: Add) -> None:
         """What the states follow from, and they themselves."""
@@ -151,6 +179,7 @@ class States:
         )
         _add_lines(add, documents.KERNELS, rows)
         _add_lines(add, documents.STATES, (encode(self._states[key]) for key in sorted(self._states)))
+        _add_lines(add, documents.SURROUNDINGS, (encode(self._around[name]) for name in sorted(self._around)))
         named = {cve for item in self._states.values() for cve in (*item.open, *item.live_patched)}
         _add_lines(add, documents.CVES, (encode(item) for item in _cves(self._connection, named)))
         for build_id in self.builds:
@@ -172,12 +201,22 @@ class States:
             yield content, decode(Manifest, content, max_bytes=layout.MAX_MANIFEST_BYTES)
 
 
-def _meanings(connection: Connection, build_id: str) -> Iterator[Meaning]:
+def _meanings(connection: Connection, build_id: str, named: set[str]) -> Iterator[Meaning]:
+    """What CVEs mean for a build; those that levels name too, though nothing is kept of them."""
     table = tables.applicability
     query = select(table).where(table.c.build_id == build_id).order_by(table.c.cve)
     for row in connection.execute(query.execution_options(yield_per=_ROWS)):
         objects, evidence = tuple(json.loads(row.objects)), tuple(json.loads(row.evidence))
-        yield Meaning(build_id, row.cve, row.affected, row.reason, row.presence, objects, evidence, "")
+        named.discard(row.cve)
+        yield Meaning(
+            build_id, row.cve, row.affected, row.reason, row.presence, objects, evidence, "", complete=row.complete
+        )
+    for cve in sorted(named):
+        found = meaning(connection, cve, build_id)
+        yield Meaning(
+            build_id, cve, found.affected, found.reason.value, found.presence.value, found.objects, found.evidence, "",
+            complete=found.complete,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -198,18 +237,17 @@ class _Fleet:
         """The lines of `reports/`; those of `population/` and `timelines/` go where they wait."""
         found = iter(_reports(self.connection, self.wanted))
         row = next(found, None)
-        counts = timelines.counting(self.states.open_in)
+        counts = timelines.counting(timelines.opened(self.states.open_in, self.states.surroundings))
         for host, tags in _hosts(self.connection, self.wanted):
             stays: list[Stay] = []
             last: CheckIn | None = None
-            unpatched = False
+            said = Said()
             while row is not None and row.host == host.id:
                 message = decode(CheckIn, row.body, max_bytes=MAX_REQUEST_BYTES)
                 if message.state is None:
                     raise MalformedError(f"report {row.counter} of host {row.host} holds no state")
-                boot_id = last.boot_id if last is not None else ""
-                unpatched = timelines.is_unpatched(message, message.state, boot_id, before=unpatched)
-                stays.append(timelines.stay_of(message, message.state, unpatched=unpatched))
+                said = timelines.said_after(said, message)
+                stays.append(timelines.stay_of(message, message.state, partial(self.states.around, said)))
                 last = message
                 yield encode(ReportRow(row.host, row.counter, row.received_at, row.signature, row.body.decode()))
                 row = next(found, None)
@@ -299,9 +337,10 @@ def _rollouts(connection: Connection, wanted: Wanted) -> Iterator[bytes]:
     query = select(tables.rollouts).where(table.created_at < wanted.until, table.changed_at >= wanted.since)
     for row in connection.execute(query.order_by(table.id)).all():
         own = connection.execute(select(targets.build_id, targets.level).where(targets.rollout == row.id))
+        state = row.override or row.state  # paused or halted is stronger
         yield encode(
             RolloutRow(
-                row.id, row.name, row.state, row.emergency, row.created_at, row.created_by, row.changed_at, row.reason,
+                row.id, row.name, state, row.emergency, row.created_at, row.created_by, row.changed_at, row.reason,
                 row.plan, {target.build_id: target.level for target in own},
             )
         )  # fmt: skip

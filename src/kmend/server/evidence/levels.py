@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kmend.core.errors import MalformedError
 from kmend.core.manifest import LevelRecord, Manifest, sha256_hex
 from kmend.server.evidence import documents, signing, timelines
-from kmend.server.evidence.documents import KERNELS, LEVELS, MANIFESTS, METADATA, CveRow, Meaning
+from kmend.server.evidence.documents import LEVELS, MANIFESTS, METADATA, CveRow, State, Surroundings
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.fleet import Fleet
 from kmend.server.evidence.published import NotPublishedError, Published, unpacked
@@ -25,13 +25,14 @@ class SignedLevel:
 
     Attributes:
         module: its name; sha256: of the unsigned file.
+        cves: that it closes, each with the objects that it patches for it.
         published: seconds since 1970-01-01 UTC.
     """
 
     level: int
     module: str
     sha256: str
-    cves: tuple[str, ...]
+    cves: Mapping[str, tuple[str, ...]]
     published: int
 
 
@@ -52,7 +53,7 @@ class Signed:
         """How many there are."""
         return sum(len(levels) for levels in self.builds.values())
 
-    def cves(self, build_id: str) -> dict[int, tuple[str, ...]]:
+    def cves(self, build_id: str) -> dict[int, Mapping[str, tuple[str, ...]]]:
         """What each level of a build closes."""
         return {number: level.cves for number, level in self.builds.get(build_id, {}).items()}
 
@@ -69,7 +70,8 @@ def read(reader: Reader, root: bytes) -> Signed:
         raise EvidenceError(problem.message) from None
     with unpacked(_files(reader), root) as published:
         newest = published.root or trusted
-        found = Signed(newest.signed.version, {**signing.people_of(trusted), **signing.people_of(newest)})
+        # The newest only: a key that was taken out of it may have been stolen.
+        found = Signed(newest.signed.version, signing.people_of(newest))
         for build_id in sorted(_builds(reader)):
             found.builds[build_id] = dict(_levels(reader, published, build_id))
     return found
@@ -95,15 +97,13 @@ def check_ran(fleet: Fleet, signed: Signed) -> str:
     return f"{len(ran)} levels were run, each of them as it is signed"
 
 
-def check_states(reader: Reader, signed: Signed) -> str:
-    """Make every state again, from what CVEs mean for its build and from the signed levels.
+def check_states(reader: Reader, fleet: Fleet, signed: Signed) -> str:
+    """Make every state again, from what CVEs mean for its build and from the signed levels; and what modules change in it.
 
     Raises:
         EvidenceError: one says something else.
     """
-    meanings: dict[str, list[Meaning]] = {}
-    for item in reader.rows(Meaning, KERNELS):
-        meanings.setdefault(item.build_id, []).append(item)
+    meanings = reader.meanings()
     states = reader.states()
     named: set[str] = set()
     for (build_id, level), found in states.items():
@@ -112,10 +112,20 @@ def check_states(reader: Reader, signed: Signed) -> str:
                 f"what is open with level {level} on kernel build {build_id} does not follow from the signed levels"
             )
         named.update(found.open, found.live_patched)
+    if len(states) != sum(1 for _ in reader.rows(State, documents.STATES)):
+        raise EvidenceError("a state is there twice")
+    around = {
+        name: timelines.surroundings(item, meanings.get(item.build_id, ()), signed.cves(item.build_id))
+        for name, item in fleet.around.items()
+    }
+    if list(reader.rows(Surroundings, documents.SURROUNDINGS)) != [around[name] for name in sorted(around)]:
+        raise EvidenceError(
+            "what hosts' modules change in a state does not follow from their reports and the signed levels"
+        )
     told = [row.cve for row in reader.rows(CveRow, documents.CVES)]
     if told != sorted(named):
         raise EvidenceError("the list of CVEs is not that of the states")
-    return f"{len(states)} states, with {len(named)} CVEs, follow from the signed levels"
+    return f"{len(states)} states and {len(around)} surroundings, with {len(named)} CVEs, follow from the signed levels"
 
 
 def cves_of_level(reader: Reader, build_id: str, level: int) -> tuple[str, ...]:
@@ -158,4 +168,5 @@ def _level(content: bytes, build_id: str, record: LevelRecord) -> SignedLevel:
         manifest = read_manifest(content, build_id, record)
     except MismatchError as problem:
         raise NotPublishedError(problem.message) from None
-    return SignedLevel(record.level, manifest.module.name, record.module.sha256, manifest.cves, record.published)
+    cves = {cve: manifest.objects_of(cve) for cve in manifest.cves}
+    return SignedLevel(record.level, manifest.module.name, record.module.sha256, cves, record.published)

@@ -13,9 +13,11 @@ from typing import IO
 from sqlalchemy import Connection, select
 
 from kmend.core.document import encode
+from kmend.core.errors import SystemProblemError
 from kmend.server.access import audit
 from kmend.server.config import ServerConfig
 from kmend.server.evidence import signing
+from kmend.server.evidence.auditlog import KEY_NOTED, MADE
 from kmend.server.evidence.container import Entry, Writer
 from kmend.server.evidence.documents import MANIFEST, SIGNATURE, PackManifest
 from kmend.server.evidence.errors import PackBusyError, PeriodError
@@ -29,8 +31,6 @@ from kmend.trust.transport import Transport
 
 MAX_DAYS = 1100
 """Of a period; three years."""
-MADE = "evidence.pack"
-KEY_NOTED = "evidence.key"
 _CHUNK = 256 * 1024
 _LOOK_SECONDS = 0.05
 _FIRST_BYTE_SECONDS = 30
@@ -95,13 +95,18 @@ def stream(store: Store, config: ServerConfig, wanted: Wanted) -> Iterator[bytes
 
     Raises:
         PackBusyError: another one is being made; one at a time is enough work.
+        SystemProblemError: it cannot be written there.
         TrustError, EvidenceError: as `make`.
     """
     if not _one_at_a_time.acquire(blocking=False):
         raise PackBusyError("another pack of evidence is being made")
-    file = tempfile.NamedTemporaryFile(prefix="kmend-evidence-", buffering=0)  # noqa: SIM115 - whoever reads it closes it
-    work = _Work(store, config, wanted, file)
-    work.start()
+    try:
+        file = tempfile.NamedTemporaryFile(prefix="kmend-evidence-", buffering=0)  # noqa: SIM115 - whoever reads it closes it
+        work = _Work(store, config, wanted, file)
+        work.start()
+    except BaseException as problem:  # noqa: BLE001 - whatever it was, the next one may begin
+        _one_at_a_time.release()
+        raise _of_disk(problem) from None
     end = time.monotonic() + _FIRST_BYTE_SECONDS
     while work.is_alive() and not file.tell() and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
@@ -129,6 +134,16 @@ def _pieces(work: _Work, file: tempfile._TemporaryFileWrapper[bytes]) -> Iterato
         raise work.problem
 
 
+def _of_disk(problem: BaseException) -> BaseException:
+    """What went wrong; if the disk did, in words that whoever asks for the pack can use."""
+    if not isinstance(problem, OSError):
+        return problem
+    return SystemProblemError(
+        f"the server cannot write the pack: {problem.strerror or type(problem).__name__}",
+        hint=f"look at free space in {tempfile.gettempdir()} on the server; a pack needs it once",
+    )
+
+
 class _Work(threading.Thread):
     """Makes the pack; the lock is free again when it is made.
 
@@ -146,7 +161,7 @@ class _Work(threading.Thread):
         try:
             make(self._store, self._config, self._wanted, self._file.write)
         except BaseException as problem:  # noqa: BLE001 - it is raised again where the pieces are asked for
-            self.problem = problem
+            self.problem = _of_disk(problem)
         finally:
             _one_at_a_time.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +18,13 @@ from kmend.server.evidence.documents import (
     MANIFEST,
     SIGNATURE,
     About,
+    Meaning,
     PackManifest,
     Signature,
     State,
+    Surroundings,
 )
-from kmend.server.evidence.errors import PackDamagedError
-from kmend.server.evidence.timelines import Key
+from kmend.server.evidence.errors import EvidenceError, PackDamagedError
 
 T = TypeVar("T")
 MAX_COUNTERSIGNATURES = 16
@@ -60,7 +62,11 @@ class Reader:
         names = self.pack.parts(COUNTERSIGNATURES)
         if len(names) > MAX_COUNTERSIGNATURES:
             raise PackDamagedError(f"there are more than {MAX_COUNTERSIGNATURES} countersignatures")
-        return tuple(self._signature(name) for name in names)
+        found = tuple(self._signature(name) for name in names)
+        for name, signature in zip(names, found, strict=True):
+            if name != f"{COUNTERSIGNATURES}/{signature.public_key}.json":
+                raise PackDamagedError(f"{name} holds the signature of another key")
+        return found
 
     def _signature(self, name: str) -> Signature:
         """A signature, which no list of files covers: so its file must be the very one that is written of it."""
@@ -93,6 +99,43 @@ class Reader:
                 except MalformedError as problem:
                     raise PackDamagedError(f"{name}, line {number}, cannot be read: {problem.message}") from None
 
-    def states(self) -> dict[Key, State]:
+    def states(self) -> dict[tuple[str, int], State]:
         """What is open in each state, as the pack says."""
         return {(item.build_id, item.level): item for item in self.rows(State, documents.STATES)}
+
+    def surroundings(self) -> dict[str, Surroundings]:
+        """What hosts' modules change, by the name of their surroundings."""
+        return {item.id: item for item in self.rows(Surroundings, documents.SURROUNDINGS)}
+
+    def meanings(self) -> dict[str, list[Meaning]]:
+        """What each CVE means for each kernel build."""
+        found: dict[str, list[Meaning]] = {}
+        for item in self.rows(Meaning, documents.KERNELS):
+            found.setdefault(item.build_id, []).append(item)
+        return found
+
+
+def check_files(reader: Reader) -> PackManifest:
+    """The manifest, if every file is as it lists it, and no other is there.
+
+    Raises:
+        EvidenceError: that is not so; the message names the file.
+    """
+    _, manifest = reader.manifest()
+    pack = reader.pack
+    behind = {MANIFEST, SIGNATURE}
+    there = [name for name in pack.names if name not in behind and not name.startswith(f"{COUNTERSIGNATURES}/")]
+    listed = [entry.name for entry in manifest.files]
+    if there != listed:
+        odd = sorted(set(there) ^ set(listed))
+        raise EvidenceError(f"the pack does not hold what its manifest lists: {', '.join(odd[:5]) or 'the order'}")
+    if strange := [name for name in listed if name.partition("/")[0] not in documents.TOP]:
+        raise EvidenceError(f"a pack of this form has no {strange[0]}, which nobody would look at")
+    for entry in manifest.files:
+        content = pack.read(entry.name)
+        if (len(content), hashlib.sha256(content).hexdigest()) != (entry.size, entry.sha256):
+            raise EvidenceError(f"{entry.name} was changed: it is not what the manifest lists")
+    tail = [MANIFEST, SIGNATURE, *pack.parts(COUNTERSIGNATURES)]
+    if list(pack.names[len(listed) :]) != tail:
+        raise EvidenceError("the pack is not in its order")
+    return manifest

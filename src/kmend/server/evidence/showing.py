@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kmend.core.document import decode
 from kmend.core.manifest import Levels
 from kmend.server.evidence import documents, timelines
-from kmend.server.evidence.documents import LEVELS, About, CveRow, HostRow, Meaning, Timeline
+from kmend.server.evidence.documents import LEVELS, About, CveRow, HostRow, Meaning, Stay, Surroundings, Timeline
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.levels import cves_of_level
 from kmend.server.evidence.reading import Reader
+from kmend.server.evidence.times import day
 
 DAY = 86_400
+_NAMED = 5
 TIMES = ("published", "detected", "fix_available", "closed_at")
 
 
@@ -28,6 +29,7 @@ class CveOnHost:
         fix_available: when the first level that closes it was published.
         fixed_in: the distro's first package that has it mended.
         closed_at: None while it is open.
+        mitigated: open, and by the last report no module that has the code can be loaded.
         since_published, since_fix: whole days from then until it was closed, or until the period ended.
     """
 
@@ -44,15 +46,16 @@ class CveOnHost:
     since_published: int | None
     since_fix: int | None
     open: bool
+    mitigated: bool
 
 
 def summary(about: About) -> dict[str, object]:
     """What a pack is of, for people."""
     return {
         "server": about.server,
-        "period": f"{_day(about.since)} to {_day(about.until - 1)}",
+        "period": f"{day(about.since)} to {day(about.until - 1)}",
         "ring": about.ring or "all",
-        "made": f"{_day(about.made_at)} for {about.made_by}",
+        "made": f"{day(about.made_at)} for {about.made_by}",
         "hosts": about.hosts,
         "reports": about.reports,
         "inventory": f"{about.covered} of {about.inventory} machines have an agent that reports",
@@ -71,13 +74,16 @@ def of_host(reader: Reader, wanted: str) -> Timeline:
     """A host's timeline.
 
     Raises:
-        EvidenceError: there is no such host in the pack.
+        EvidenceError: there is no such host in the pack, or more than one has that name.
     """
-    ids = {row.id for row in _hosts(reader, wanted)}
+    rows = _hosts(reader, wanted)
+    if len(rows) > 1:
+        ids = ", ".join(row.id for row in rows[:_NAMED])
+        raise EvidenceError(f"{len(rows)} hosts have the name {wanted[:64]!r}", hint=f"name it by its ID: {ids}")
     for found in reader.rows(Timeline, documents.TIMELINES):
-        if found.host in ids:
+        if found.host == rows[0].id:
             return found
-    raise EvidenceError(f"there is no host {wanted[:64]!r} in the pack")
+    raise EvidenceError(f"there is no timeline of host {wanted[:64]!r} in the pack")
 
 
 def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
@@ -85,19 +91,31 @@ def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
 
     Args:
         wanted: only this host, by ID or name; empty for all.
+
+    Raises:
+        EvidenceError: nothing in the pack names the CVE, or there is no such host.
     """
     about = reader.about()
     told = {row.cve: row for row in reader.rows(CveRow, documents.CVES) if row.cve == cve}.get(cve)
     published = told.published if told is not None else None
-    has_open = {key: {cve} & set(item.open) for key, item in reader.states().items()}
-    fixed_in = {row.build_id: row.fixed_in for row in reader.rows(Meaning, documents.KERNELS) if row.cve == cve}
+    states, around = reader.states(), reader.surroundings()
+    open_in = timelines.opened(
+        lambda *key: [cve] if key in states and cve in states[key].open else (), lambda name: _changed(around, name)
+    )
+    means = {row.build_id: row for row in reader.rows(Meaning, documents.KERNELS) if row.cve == cve}
+    fixed_in = {build_id: row.fixed_in for build_id, row in means.items()}
     fixes = _fixes(reader, cve)
+    if told is None and not fixes and not fixed_in:
+        raise EvidenceError(
+            f"nothing in the pack names {cve[:40]}",
+            hint="what no kernel that ran in the period has, and no level closes, is in no pack",
+        )
     hosts = {row.id: row for row in _hosts(reader, wanted)}
     for found in reader.rows(Timeline, documents.TIMELINES):
         row = hosts.get(found.host)
         if row is None:
             continue
-        how = timelines.closing(cve, found.stays, lambda key: has_open.get(key, ()))
+        how = timelines.closing(cve, found.stays, open_in)
         if how.detected is None:
             continue
         builds = [stay.build_id for stay in found.stays]
@@ -107,12 +125,27 @@ def of_cve(reader: Reader, cve: str, wanted: str = "") -> Iterator[CveOnHost]:
         yield CveOnHost(
             row.id, row.name, cve, published, how.detected, fix, package,
             how.closed_at, how.closed_by, how.reopened, _days(published, end), _days(fix, end), how.closed_at is None,
+            how.closed_at is None and _is_mitigated(found.stays[-1], means, around),
         )  # fmt: skip
+
+
+def _changed(around: Mapping[str, Surroundings], name: str) -> Surroundings:
+    if name not in around:
+        raise EvidenceError(f"the surroundings {name[:40]} are not in the pack")
+    return around[name]
+
+
+def _is_mitigated(stay: Stay, means: Mapping[str, Meaning], around: Mapping[str, Surroundings]) -> bool:
+    item = means.get(stay.build_id)
+    return item is not None and bool(stay.around) and timelines.is_mitigated(item, _changed(around, stay.around).around)
 
 
 def _hosts(reader: Reader, wanted: str) -> list[HostRow]:
     rows = reader.rows(HostRow, documents.POPULATION)
-    return [row for row in rows if not wanted or wanted in (row.id, row.name)]
+    found = [row for row in rows if not wanted or wanted in (row.id, row.name)]
+    if wanted and not found:
+        raise EvidenceError(f"there is no host {wanted[:64]!r} in the pack")
+    return found
 
 
 def _fixes(reader: Reader, cve: str) -> dict[str, int]:
@@ -128,7 +161,3 @@ def _fixes(reader: Reader, cve: str) -> dict[str, int]:
 
 def _days(since: int | None, until: int) -> int | None:
     return max(0, until - since) // DAY if since is not None else None
-
-
-def _day(seconds: int) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%d")

@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kmend.core.wire import CheckIn, StateReport
-from kmend.server.evidence.documents import Meaning, State, Stay, Timeline, Turn
+from kmend.core.document import encode
+from kmend.core.manifest import sha256_hex
+from kmend.core.wire import CheckIn, ModuleReport, StateReport
+from kmend.intel.applicability import Applicability, Presence, Reason
+from kmend.intel.verdicts import HostKernel, Level, Verdict, Word, verdict
+from kmend.server.evidence.documents import Around, Meaning, State, Stay, Surroundings, Timeline, Turn
 
 ON_ITS_WAY = frozenset({"transitioning", "loading"})
-FIRST = "first report"
-Key = tuple[str, int]
-"""Kernel build and level that counts; 0 for none."""
+FIRST, MODULES = "first report", "its modules"
+Key = tuple[str, int, str]
+"""Kernel build, level that counts (0 for none), and name of the surroundings."""
+Levels = Mapping[int, Mapping[str, tuple[str, ...]]]
+"""Of a build: number -> CVE that it closes -> objects that it patches for that; none if that is not known."""
+_NAME_LENGTH = 16
+_UNKNOWN = Meaning("", "", None, "", Presence.UNKNOWN.value, (), (), "")
+_PRESENCES = frozenset(item.value for item in Presence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +43,143 @@ class Closing:
     reopened: int
 
 
-def is_unpatched(message: CheckIn, report: StateReport, boot_id: str, *, before: bool) -> bool:
-    """Whether the kernel has left out something that the level should patch, as the host has said last on this boot.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a host has said of its modules, as the server takes it (`kmend.server.hosts.checkin.judge`).
+
+    Attributes:
+        tag: of the report; empty if it has said nothing that still holds.
+        boot_id: of the last check-in.
+    """
+
+    tag: str = ""
+    boot_id: str = ""
+    report: ModuleReport | None = None
+
+
+def said_after(before: Said, message: CheckIn) -> Said:
+    """What holds after one more report."""
+    news = message.modules != before.tag
+    if message.module_report is not None and news:
+        return Said(message.modules, message.boot_id, message.module_report)
+    if before.tag and (not message.modules or (news and message.boot_id != before.boot_id)):
+        return Said("", message.boot_id)
+    return replace(before, boot_id=message.boot_id)
+
+
+def watched(meanings: Iterable[Meaning]) -> frozenset[str]:
+    """Modules of a build on which it turns whether something is open: that alone may have the code."""
+    return frozenset(name for item in meanings if _is_in_modules(item) for name in item.objects)
+
+
+def around_of(said: Said, build_id: str, level: int, modules: frozenset[str]) -> Around | None:
+    """What of a host's modules counts in a state; None if nothing does, or the host has not said.
 
     Args:
-        boot_id, before: of the report before, and what was true of it.
+        level: that counts; 0 for none.
+        modules: that are watched on the build.
     """
-    if message.module_report is not None:
-        return bool(message.module_report.unpatched)
-    return before and report.boot_id == boot_id
+    report = said.report
+    if report is None:
+        return None
+    out = modules.difference(report.loaded)
+    absent = out.intersection(report.absent)
+    barred = out - absent if report.sealed else (out - absent).intersection(report.barred)
+    unpatched = set(report.unpatched) if level else set()
+    if not (absent or barred or unpatched):
+        return None
+    return Around(build_id, level, *(tuple(sorted(names)) for names in (absent, barred, unpatched)))
 
 
-def stay_of(message: CheckIn, report: StateReport, *, unpatched: bool = False) -> Stay:
+def name_of(around: Around | None) -> str:
+    """By which a stay names its surroundings."""
+    return sha256_hex(encode(around))[:_NAME_LENGTH] if around is not None else ""
+
+
+def surroundings(around: Around, meanings: Iterable[Meaning], levels: Levels) -> Surroundings:
+    """What surroundings change, by the same rules as the server's own answers (`kmend.intel.verdicts`).
+
+    Args:
+        meanings, levels: of the build.
+    """
+    closes = levels.get(around.level, {})
+    out = {*around.absent, *around.barred}
+    not_present, left_out = [], []
+    found = {item.cve: item for item in meanings}
+    for cve, item in found.items():
+        if item.affected is False or not (_is_in_modules(item) and out.intersection(item.objects)):
+            continue
+        if cve not in closes and not _verdict(item, around, closes).open:
+            not_present.append(cve)
+    if around.unpatched:
+        for cve in closes:
+            item = found.get(cve, _UNKNOWN)
+            if item.affected is not False and _verdict(replace(item, cve=cve), around, closes).open:
+                left_out.append(cve)
+    return Surroundings(name_of(around), around, tuple(sorted(not_present)), tuple(sorted(left_out)))
+
+
+def opened(
+    states: Callable[[str, int], Collection[str]], around: Callable[[str], Surroundings]
+) -> Callable[[Key], Collection[str]]:
+    """What is open by key: of a state, with what its surroundings change.
+
+    Args:
+        states: what is open in a state.
+    """
+
+    def open_in(key: Key) -> Collection[str]:
+        build_id, level, name = key
+        found = states(build_id, level)
+        if not name:
+            return found
+        changed = around(name)
+        return (set(found) - set(changed.not_present)) | set(changed.left_out)
+
+    return open_in
+
+
+def is_mitigated(item: Meaning, around: Around) -> bool:
+    """Whether all that has the code cannot be loaded: it is open still, and nothing on the host reaches it."""
+    return _verdict(item, around, {}).word is Word.MITIGATED
+
+
+def _is_in_modules(item: Meaning) -> bool:
+    return item.affected is not False and item.presence == Presence.MODULE.value and item.complete
+
+
+def _verdict(item: Meaning, around: Around, closes: Mapping[str, tuple[str, ...]]) -> Verdict:
+    presence = Presence(item.presence) if item.presence in _PRESENCES else Presence.UNKNOWN
+    means = Applicability(item.cve, item.affected, Reason.NO_RECORD, presence, item.objects, complete=item.complete)
+    there = frozenset(item.objects).difference(around.absent, around.barred)
+    host = HostKernel(
+        around.level, modules=there, barred=frozenset(around.barred), absent=frozenset(around.absent),
+        unpatched=frozenset(around.unpatched),
+    )  # fmt: skip
+    return verdict(means, host, [Level(around.level, frozenset(closes), closes)] if around.level else [])
+
+
+def stay_of(message: CheckIn, report: StateReport, around: Callable[[str, int], str] = lambda *_: "") -> Stay:
     """What a report says that the host runs.
 
     Args:
-        unpatched: not all that the level patches is patched: it counts as one that is on its way in.
+        around: the name of the surroundings, for a kernel build and the level that counts.
     """
     held = report.loaded
-    on_its_way = report.trying is not None and report.state in ON_ITS_WAY
-    if on_its_way:
+    pending = report.trying is not None and report.state in ON_ITS_WAY
+    if pending:
         held = report.trying
-    pending = on_its_way or (unpatched and held is not None)
+    level = held.level if held is not None else 0
     return Stay(
         at=report.at,
         counter=message.counter,
         boot_id=report.boot_id,
         build_id=report.kernel.build_id,
-        level=held.level if held is not None else 0,
+        level=level,
         module=held.module if held is not None else "",
         sha256=held.sha256 if held is not None else "",
         pending=pending,
+        around=around(report.kernel.build_id, 0 if pending else level),
     )
 
 
@@ -97,10 +212,10 @@ def changes(found: Iterable[Stay]) -> Iterator[Stay]:
 
 def key_of(stay: Stay) -> Key:
     """The state that a host is in: what is only on its way in does not count."""
-    return stay.build_id, 0 if stay.pending else stay.level
+    return stay.build_id, 0 if stay.pending else stay.level, stay.around
 
 
-def state(build_id: str, level: int, meanings: Iterable[Meaning], levels: Mapping[int, Collection[str]]) -> State:
+def state(build_id: str, level: int, meanings: Iterable[Meaning], levels: Mapping[int, Iterable[str]]) -> State:
     """What is open where this build runs with this level.
 
     Args:
@@ -157,6 +272,8 @@ def _cause(before: Stay | None, now: Stay) -> str:
         return f"kernel build {now.build_id}"
     if now.pending:
         return f"level {now.level} on its way in"
+    if key_of(now)[1] == key_of(before)[1] and not before.pending:
+        return MODULES
     if key_of(now)[1] > key_of(before)[1]:
         return f"level {now.level}"
     why = " by a reboot" if before.boot_id != now.boot_id else ""

@@ -7,20 +7,20 @@ has failed before, so that all that is wrong is named at once.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmend.core.errors import KmendError
 from kmend.server.access.audit import Head
-from kmend.server.evidence import auditlog, fleet, levels, signing
+from kmend.server.evidence import auditlog, documents, fleet, levels, signing
 from kmend.server.evidence.auditlog import Log
-from kmend.server.evidence.documents import COUNTERSIGNATURES, MANIFEST, SIGNATURE, About
+from kmend.server.evidence.chains import Gap
+from kmend.server.evidence.documents import About
 from kmend.server.evidence.errors import EvidenceError
 from kmend.server.evidence.fleet import Fleet
 from kmend.server.evidence.levels import Signed
-from kmend.server.evidence.reading import Reader
+from kmend.server.evidence.reading import Reader, check_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,14 @@ class Trusted:
         keys: public keys of people who may countersign besides those whom the trust root names; key -> what to call it.
         heads: of the audit log, as they were kept earlier.
         server_alone: go without a countersignature: what only the server says is then believed.
+        gaps: that reports of hosts are missing is told, and no fault.
     """
 
     root: bytes
     keys: Mapping[str, str]
     heads: Sequence[Head] = ()
     server_alone: bool = False
+    gaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,13 @@ class Outcome:
 
     Attributes:
         about: what the pack says that it is of; None if that cannot be read.
+        gaps: where reports of hosts are missing, the first thousand.
     """
 
     verified: bool
     about: About | None
     findings: tuple[Finding, ...]
+    gaps: tuple[Gap, ...] = ()
 
 
 class _Desk:
@@ -74,7 +78,7 @@ class _Desk:
         self.reader = reader
         self.trusted = trusted
         self.about: About | None = None
-        self.log = Log()
+        self.log: Log | None = None
         self.signed: Signed | None = None
         self.fleet: Fleet | None = None
         self.findings: list[Finding] = []
@@ -91,6 +95,11 @@ class _Desk:
             raise EvidenceError("about.json cannot be read, so this could not be checked")
         return self.about
 
+    def known_log(self) -> Log:
+        if self.log is None:
+            raise EvidenceError("the audit log does not verify, so this could not be checked")
+        return self.log
+
     def known_signed(self) -> Signed:
         if self.signed is None:
             raise EvidenceError("the levels do not verify, so this could not be checked")
@@ -103,25 +112,15 @@ class _Desk:
 
     def files(self) -> str:
         """Every file is as the manifest lists it, and no other is there."""
-        _, manifest = self.reader.manifest()
-        pack = self.reader.pack
-        behind = {MANIFEST, SIGNATURE}
-        there = [name for name in pack.names if name not in behind and not name.startswith(f"{COUNTERSIGNATURES}/")]
-        listed = [entry.name for entry in manifest.files]
-        if there != listed:
-            odd = sorted(set(there) ^ set(listed))
-            raise EvidenceError(f"the pack does not hold what its manifest lists: {', '.join(odd[:5]) or 'the order'}")
-        for entry in manifest.files:
-            content = pack.read(entry.name)
-            if (len(content), hashlib.sha256(content).hexdigest()) != (entry.size, entry.sha256):
-                raise EvidenceError(f"{entry.name} was changed: it is not what the manifest lists")
-        tail = [MANIFEST, SIGNATURE, *pack.parts(COUNTERSIGNATURES)]
-        if list(pack.names[len(listed) :]) != tail:
-            raise EvidenceError("the pack is not in its order")
+        manifest = check_files(self.reader)
         self.about = self.reader.about()
+        if self.about.format != documents.FORMAT:
+            raise EvidenceError(
+                f"the pack is of the form {self.about.format[:40]}, and this program reads {documents.FORMAT}"
+            )
         if self.about.server != manifest.server or self.about.made_at != manifest.made_at:
             raise EvidenceError("about.json and the manifest do not speak of the same pack")
-        return f"{len(listed)} files, as the manifest lists them"
+        return f"{len(manifest.files)} files, as the manifest lists them"
 
     def server(self) -> str:
         """The server's signature, by a key that the audit log knows."""
@@ -129,7 +128,7 @@ class _Desk:
         signature = self.reader.signature()
         if not signing.holds(signing.SERVER, content, signature) or signature.name != manifest.server:
             raise EvidenceError("the server's signature is not one over this manifest")
-        if signature.public_key not in self.log.keys:
+        if signature.public_key not in self.known_log().keys:
             raise EvidenceError("the audit log knows nothing of the key that signs as the server's")
         return f"signed by server {manifest.server}"
 
@@ -154,7 +153,9 @@ class _Desk:
     def audit(self) -> str:
         """The audit log is whole, and holds the heads that were kept."""
         self.log = auditlog.read(self.reader, self.trusted.heads)
+        auditlog.check_heads(self.log, self.trusted.heads)
         about = self.known_about()
+        auditlog.check_made(self.log, about)
         if self.log.head != about.audit:
             raise EvidenceError(f"the audit log does not end with record {about.audit.number}, as about.json says")
         known = f"; {len(self.trusted.heads)} known records are in it" if self.trusted.heads else ""
@@ -167,17 +168,21 @@ class _Desk:
 
     def reports(self) -> str:
         """Hosts' reports, by the hosts' own keys, which the audit log has had since they enrolled."""
-        self.fleet = fleet.read(self.reader, self.known_about(), self.log)
+        self.fleet = fleet.read(self.reader, self.known_about(), self.known_log())
         unpinned = f"; the keys of {self.fleet.unpinned} are by the server's word" if self.fleet.unpinned else ""
         return f"{self.fleet.reports} reports of {len(self.fleet.hosts)} hosts, signed by themselves{unpinned}"
 
+    def chains(self) -> str:
+        """No report was left out between two others."""
+        return fleet.check_chains(self.known_fleet(), gaps=self.trusted.gaps)
+
     def population(self) -> str:
         """No host is missing, and each is as it says itself."""
-        return fleet.check_population(self.known_fleet(), self.known_about(), self.log)
+        return fleet.check_population(self.known_fleet(), self.known_about(), self.known_log())
 
     def inventory(self) -> str:
         """The organisation's list is the one that was imported, and finds the hosts that it says."""
-        return fleet.check_inventory(self.reader, self.known_fleet(), self.known_about(), self.log)
+        return fleet.check_inventory(self.reader, self.known_fleet(), self.known_about(), self.known_log())
 
     def ran(self) -> str:
         """What hosts ran are levels that the publisher has signed, byte for byte."""
@@ -185,7 +190,7 @@ class _Desk:
 
     def states(self) -> str:
         """What is open in each state follows from the signed levels."""
-        return levels.check_states(self.reader, self.known_signed())
+        return levels.check_states(self.reader, self.known_fleet(), self.known_signed())
 
     def timelines(self) -> str:
         """Every timeline follows from its host's reports."""
@@ -193,11 +198,11 @@ class _Desk:
 
     def approvals(self) -> str:
         """Every approval is in the audit log, and the other way round."""
-        return auditlog.check_approvals(self.reader, self.known_about(), self.log)
+        return auditlog.check_approvals(self.reader, self.known_about(), self.known_log())
 
     def policies(self) -> str:
         """Policies and exceptions are those of the audit log, with who approved them."""
-        return auditlog.check_ruling(self.reader, self.known_about(), self.log)
+        return auditlog.check_ruling(self.reader, self.known_about(), self.known_log())
 
 
 def verify(path: Path, trusted: Trusted) -> Outcome:
@@ -215,6 +220,7 @@ def verify(path: Path, trusted: Trusted) -> Outcome:
         ("levels", desk.published),
         ("people", desk.people),
         ("reports", desk.reports),
+        ("chains", desk.chains),
         ("population", desk.population),
         ("inventory", desk.inventory),
         ("modules", desk.ran),
@@ -224,4 +230,5 @@ def verify(path: Path, trusted: Trusted) -> Outcome:
         ("policies", desk.policies),
     ):
         desk.run(name, check)
-    return Outcome(all(item.good for item in desk.findings), desk.about, tuple(desk.findings))
+    gaps = tuple(desk.fleet.chains.gaps) if desk.fleet is not None else ()
+    return Outcome(all(item.good for item in desk.findings), desk.about, tuple(desk.findings), gaps)

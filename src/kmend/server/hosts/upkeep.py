@@ -101,8 +101,11 @@ def expire(connection: Connection, now: int, *, since: int = 0, grace: int = 0) 
 
 
 def prune_reports(connection: Connection, now: int, *, days: int) -> int:
-    """Forget reports older than so many days, except each host's newest; at most a thousand at once; returns how many."""
-    newest = select(func.max(reports.c.id)).group_by(reports.c.host)
+    """Forget reports older than so many days; at most a thousand at once; returns how many.
+
+    Of each host the newest of them is kept: it says what the host ran from then on, up to the next one.
+    """
+    newest = select(func.max(reports.c.id)).where(reports.c.received_at < now - days * 86_400).group_by(reports.c.host)
     old = (
         select(reports.c.id)
         .where(reports.c.received_at < now - days * 86_400, reports.c.id.not_in(newest))

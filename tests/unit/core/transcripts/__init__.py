@@ -1,7 +1,8 @@
 """What hosts and servers of each protocol version have said to each other, byte for byte; both sides must go on understanding it.
 
 A file never changes once a release speaks that version. To record a new one: `python -m tests.unit.core.transcripts.recording`.
-What a version has gained later is in files beside the first one, `protocol-1-modules.json`.
+What a version has gained later is in files beside the first one: `protocol-1-modules.json`; `protocol-1-chain.json` and
+`protocol-1-chain-modules.json` are the same lives with reports that name what they follow.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from tests.unit.server.hosts.machines import Machine, enrol, enrolment_key, judg
 from tests.unit.server.repository.conftest import Press
 
 from kmend.core.document import decode, encode
-from kmend.core.wire import Answer, Enrolled, HeldLevel, RunningBuild
+from kmend.core.wire import NO_LINK, Answer, Enrolled, HeldLevel, RunningBuild, link
 from kmend.intel.deadlines import STANDARD
 from kmend.intel.frameworks import rows_of as rows_of_framework
 from kmend.server.access import audit
@@ -94,7 +94,11 @@ class Yard:
             connection.execute(insert(tables.rollouts).values(**rollout))
             approval = {"rollout": "ab" * 16, "stage": 0, "actor": "token:2", "approved": True, "reason": "tested"}
             connection.execute(insert(tables.approvals).values(**approval, at=self.begin + DAY))
+            target = {"rollout": "ab" * 16, "build_id": KERNEL.build_id, "level": 2}
+            connection.execute(insert(tables.rollout_targets).values(**target))
         self.rule()
+        created = {"name": "level 2", "targets": {KERNEL.build_id: 2}, "rings": ["front"], "emergency": False}
+        self.record("rollout.create", "ab" * 16, created, "token:1", self.begin)
         self.record("rollout.approve", "ab" * 16, {"stage": 0, "reason": "tested"}, "token:2", self.begin + DAY)
 
     def rule(self) -> None:
@@ -149,6 +153,17 @@ class Yard:
         (answer,) = judge(self.store, received, now=at + 5)
         assert isinstance(answer, Answer), answer
         machine.take(answer, received)
+
+    def chain(self, name: str, day: float, after: str | None, level: int = 0) -> str:
+        """The same, naming what the report follows: nothing (None), or not at all (empty), as earlier agents; its link."""
+        machine = self.machines[name]
+        at = self.begin + int(day * DAY)
+        machine.extra = {"at": at, "kernel": KNOWN, "loaded": held(level)}
+        message = machine.check_in(full=True).message
+        received = machine.sign(replace(message, after=NO_LINK if after is None else after))
+        (answer,) = judge(self.store, received, now=at + 5)
+        machine.take(answer, received)
+        return link(received.message)
 
     def wanted(self, ring: str = "") -> Wanted:
         return Wanted(SERVER_ID, self.begin, self.press.now, ring, "token:9", self.press.now, 400)

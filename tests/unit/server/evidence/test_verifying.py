@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import random
@@ -11,15 +12,17 @@ from typing import Any
 
 import pytest
 from tests.unit.server.evidence.conftest import Packed
-from tests.unit.server.evidence.packing import lines_of, rows_of, wrong
+from tests.unit.server.evidence.packing import OPEN, SECOND, lines_of, rows_of, wrong
 
 from kmend.core.document import decode, encode
+from kmend.core.errors import KmendError
 from kmend.core.manifest import sha256_hex
 from kmend.server.access.audit import Head
-from kmend.server.evidence import signing
+from kmend.server.evidence import showing, signing
 from kmend.server.evidence.container import BLOCK, Pack
 from kmend.server.evidence.countersigning import countersign
 from kmend.server.evidence.documents import About
+from kmend.server.evidence.reading import Reader
 from kmend.server.evidence.verifying import Trusted, verify
 from kmend.trust import keypem
 from kmend.trust.signing import keyfiles
@@ -38,7 +41,7 @@ def test_a_pack_verifies_without_the_server(packed: Packed) -> None:
     assert told["levels"].startswith("2 levels, signed by the keys of the trust root")
     assert told["people"] == "countersigned by An Auditor (recall key)"
     assert told["policies"] == "2 policies and 1 exceptions, as the audit log has them"
-    assert told["approvals"] == "1 approvals, as the audit log has them"
+    assert told["approvals"] == "1 rollouts and 1 approvals, as the audit log has them"
 
 
 def test_one_byte_changed_anywhere_is_seen(packed: Packed, copy: Path) -> None:
@@ -182,6 +185,32 @@ CHANGES: dict[str, tuple[str, Callable[[Members], object]]] = {
     "more is covered": ("inventory", lambda members: say_about(members, covered=2)),
     "the period is longer": ("population", lambda members: say_about(members, hosts=4)),
     "it is another server's": ("files", lambda members: say_about(members, server="ab" * 16)),
+    "an approval has another reason": ("approvals", changed_row("approvals", lambda row: row.update(reason="untested"))),
+    "an exception is there twice, with another reason first": (
+        "policies", changed_rows("exceptions", lambda rows: rows.insert(0, {**rows[0], "reason": "because"})),
+    ),
+    "a state is there twice, with nothing open first": (
+        "states", changed_rows("states", lambda rows: rows.insert(0, {**rows[0], "open": []})),
+    ),
+    "a rollout was of another level": (
+        "approvals", changed_row("rollouts", lambda row: row.update(targets=dict.fromkeys(row["targets"], 1))),
+    ),
+    "a rollout was made by somebody else": ("approvals", changed_row("rollouts", lambda row: row.update(created_by="token:5"))),
+    "a rollout was made earlier": ("approvals", changed_row("rollouts", lambda row: row.update(created_at=1))),
+    "a rollout is gone": ("approvals", changed_rows("rollouts", lambda rows: rows.pop())),
+    "a rollout is there twice": ("approvals", changed_rows("rollouts", lambda rows: rows.append(rows[0]))),
+    "a rollout that never was": (
+        "approvals", changed_rows("rollouts", lambda rows: rows.append({**rows[0], "id": "cd" * 16})),
+    ),
+    "a file that no pack has": ("files", lambda members: members.update({"approved.txt": b"by the board"})),
+    "a folder that no pack has": ("files", lambda members: members.update({"reviews/00001.ndjson": b""})),
+    "the pack was made for somebody else": ("audit", lambda members: say_about(members, made_by="token:1")),
+    "the pack was made of another period": ("audit", lambda members: say_about(members, since=1)),
+    "a silent host has another name": ("population", changed_rows("population", lambda rows: silent(rows).update(name="db-1"))),
+    "a silent host is of another machine": (
+        "population", changed_rows("population", lambda rows: silent(rows).update(version="#1")),
+    ),
+    "a host is a copy": ("population", changed_row("population", lambda row: row.update(parent="ab" * 16))),
     "a manifest was changed": ("levels", lambda members: spoil(members, "manifests/", b'"level":2', b'"level":3')),
     "a level closes a CVE more": ("levels", lambda members: spoil(members, "manifests/", b"CVE-2026-2002", b"CVE-2026-2003")),
     "a manifest is gone": ("levels", lambda members: members.pop(first(members, "manifests/"))),
@@ -189,6 +218,10 @@ CHANGES: dict[str, tuple[str, Callable[[Members], object]]] = {
     "the targets were changed": ("levels", lambda members: spoil(members, "metadata/", b'"targets"', b'"targetz"')),
     "the metadata is gone": ("levels", lambda members: [members.pop(name) for name in list(members) if "metadata/" in name]),
 }  # fmt: skip
+
+
+def silent(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(row for row in rows if not row["reports"])
 
 
 def first(members: Members, start: str) -> str:
@@ -292,3 +325,68 @@ def test_another_trust_root_verifies_nothing(packed: Packed, tmp_path: Path) -> 
     found = wrong(verify(packed.path, Trusted((folder / "root.json").read_bytes(), {})))
     assert {"levels", "people"} <= found.keys()
     assert "trust root" in wrong(verify(packed.path, Trusted(b"{}", {})))["levels"]
+
+
+ODD: tuple[Any, ...] = (None, -1, 10**30, 1e300, True, "x", "\ud800", "\x1b[2J", "", [], {}, [[]], {"a": {}}, "9" * 300)
+
+
+def spoiled(tree: Any, draw: random.Random) -> Any:
+    """The same document with one odd value somewhere in it."""
+    places: list[tuple[Any, Any]] = []
+
+    def look(node: Any) -> None:
+        for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((node, key))
+            look(node[key])
+
+    look(tree)
+    if not places:
+        return tree
+    node, key = draw.choice(places)
+    node[key] = draw.choice(ODD)
+    return tree
+
+
+def spoil_somewhere(members: Members, draw: random.Random) -> None:
+    name = draw.choice([name for name in members if members[name].strip() and not name.endswith(".pem")])
+    lines = members[name].splitlines() if name.endswith(".ndjson") else [members[name]]
+    rows = [json.loads(line) for line in lines]
+    place = draw.randrange(len(rows))
+    inner = "detail" if name.startswith("audit/") else "body" if name.startswith("reports/") else ""
+    if inner and draw.random() < 0.8:
+        rows[place][inner] = json.dumps(spoiled(json.loads(rows[place][inner]), draw))
+    else:
+        rows[place] = spoiled(rows[place], draw)
+    if name.startswith("audit/"):
+        chain_anew(rows)
+        if isinstance(rows[-1].get("number"), int):
+            about = json.loads(members["about.json"])
+            about["audit"] = {"number": rows[-1]["number"], "digest": rows[-1]["digest"]}
+            members["about.json"] = json.dumps(about).encode()
+    text = "\n".join(json.dumps(row, sort_keys=True, separators=(",", ":")) for row in rows)
+    members[name] = text.encode() + (b"\n" if name.endswith(".ndjson") else b"")
+
+
+def chain_anew(rows: list[dict[str, Any]]) -> None:
+    previous = "0" * 64
+    for row in rows:
+        row["previous"] = previous
+        members = {name: value for name, value in row.items() if name != "digest"}
+        content = json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        previous = row["digest"] = sha256_hex(content.encode("utf-8", "surrogatepass"))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_value_anywhere_ends_in_anything_but_a_finding(packed: Packed, copy: Path, seed: int) -> None:
+    """Also where the chain of the audit log was made anew around it; and what people are shown is shown, or refused."""
+    draw = random.Random(seed)
+    for _ in range(40):
+        forged = packed.yard.forge(copy, lambda members: spoil_somewhere(members, draw))
+        found = packed.yard.verify(forged, server_alone=True)
+        encode(found)
+        with contextlib.suppress(KmendError):
+            reader = Reader(forged)
+            showing.summary(reader.about())
+            for cve in (OPEN, SECOND):
+                list(showing.of_cve(reader, cve))
+            showing.of_host(reader, "web-1")

@@ -189,13 +189,22 @@ def test_a_decommissioned_host_is_refused(store: Store) -> None:
     assert isinstance(enrol(store, replace(host), enrolment_key(store)), Refused), "its old key is no way back"
 
 
-def test_old_reports_are_forgotten_except_the_last(store: Store) -> None:
+def test_of_old_reports_the_last_is_kept(store: Store) -> None:
+    """It says what the host ran until the next one, which may be years later."""
     from tests.unit.server.hosts.machines import judge
 
     (host,) = enrolled(store, "web-1")
+
+    def pruned(now: int) -> list[int]:
+        with store.write() as connection:
+            upkeep.prune_reports(connection, now, days=9)
+            return [report.counter for report in listing.signed_reports(connection, host.id)]
+
     for level in (1, 2, 3):
         host.level = level
         judge(store, host.check_in(), now=NOW + level)
-    with store.write() as connection:
-        assert upkeep.prune_reports(connection, NOW + 10 * 86_400, days=9) == 2
-        assert len(listing.signed_reports(connection, host.id)) == 1
+    assert pruned(NOW + 10 * 86_400) == [3]
+    host.level = 4
+    judge(store, host.check_in(), now=NOW + 20 * 86_400)
+    assert sorted(pruned(NOW + 21 * 86_400)) == [3, 4], "with 3 it came into the nine days"
+    assert pruned(NOW + 40 * 86_400) == [4]

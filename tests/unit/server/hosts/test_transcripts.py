@@ -44,7 +44,7 @@ def _enrolled(item: Exchange, server: list[str], machine: str, public_key: str) 
     return _with(BLANK, id=answer.host, public_key=public_key, machine=machine)
 
 
-@pytest.mark.parametrize("gained", ["", "modules"])
+@pytest.mark.parametrize("gained", ["", "modules", "chain", "chain-modules"])
 def test_recorded_requests_are_judged_as_they_were(gained: str) -> None:
     known, server = BLANK, [""]
     for item in transcripts.read(1, gained).exchanges:
