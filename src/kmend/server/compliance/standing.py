@@ -233,8 +233,9 @@ class _Shelf:
                 continue
             opened = self.builds[state.build_id].opened
             for cve in left & self._open_in(state):
-                offers = [build.first[cve] for build in builds if cve in build.first]
-                mended = (self._fixes.of(build.package, cve) for build in builds)
+                having = [build for build in builds if cve in build.presence]
+                offers = [build.first[cve] for build in having if cve in build.first]
+                mended = (self._fixes.of(build.package, cve) for build in having)
                 offers += [fix.at for fix in mended if fix is not None and fix.at <= self._now]
                 since = max(self._known.get(cve, 0), opened.get(cve, 0))
                 found[cve] = (since, min(offers, default=None), place)
