@@ -20,6 +20,7 @@ from kmend.server.access.permissions import Role
 from kmend.server.evidence import gathering, making
 from kmend.server.evidence.container import Pack
 from kmend.server.evidence.documents import HostRow
+from kmend.server.evidence.gathering import Wanted
 from kmend.server.evidence.reading import Reader
 from kmend.server.hosts import enrolment, upkeep
 from kmend.server.main import cli
@@ -162,3 +163,25 @@ def test_what_a_pack_says(packed: Packed) -> None:
     assert all(row["open"] for row in json.loads(run("show", packed.path, "--cve", OPEN, "--json").stdout))
     assert "level 2" in run("show", packed.path, "--host", "web-1").stdout
     assert run("show", packed.path, "--host", "nowhere").exception is not None
+
+
+def test_periods_at_the_edges(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first host, far into what is to come, of no report at all, and with a clock that was wrong for a while."""
+    begin, now = yard.begin, yard.press.now
+    yard.say("web-2", 40, 1)  # the server's clock was a month ahead
+    yard.say("web-2", 9, 2)
+    for since, until, hosts, reports in (
+        (begin - 90 * DAY, begin - 30 * DAY, 0, 0),
+        (begin, now + 300 * DAY, 3, 8),
+        (begin + 8 * DAY, begin + 9 * DAY, 3, 2),
+        (begin, now, 3, 7),
+    ):
+        monkeypatch.setattr(
+            yard, "wanted", lambda ring, s=since, u=until: Wanted(SERVER_ID, s, u, ring, "token:9", now, 400)
+        )
+        path = yard.pack("edge.tar")
+        assert wrong(yard.verify(path)) == {}, (since, until)
+        about = Reader(path).about()
+        assert (about.hosts, about.reports) == (hosts, reports), (since, until)
+        if hosts:
+            assert run("show", path, "--cve", OPEN).exception is None
