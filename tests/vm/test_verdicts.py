@@ -1,4 +1,7 @@
-"""What the server says of CVEs on a real kernel: before a livepatch, while it is in force, once it is off, after a restart."""
+"""What the server says of CVEs on a real kernel: before a livepatch, while it is in force, once it is off, after a restart.
+
+OpenSCAP from the archive, in the guest, finds the same by the level's OVAL.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ CVE = FIXES[0].cve
 NAME = "kmend.example"
 RECORDS = re.compile(r"cve/published/2026/CVE-2026-(529[0-4][0-9]|68386)\.(json|dyad)")
 """A few dozen, with both that the levels close."""
+OVAL = "/root/level.oval.xml"
 CHANGELOG = """linux ({fixed}) bookworm-security; urgency=high
 
   * New upstream stable update:
@@ -101,6 +105,22 @@ class Judged(Host):
             if item["vulnerability"]["name"] == CVE and "linux-image" in item["products"][0]["@id"]
         }
 
+    def put_oval(self) -> str:
+        """Put level 1's OVAL there; returns what it is."""
+        document = self.served.folder / "level.oval.xml"
+        release = self.published.levels[0].kernel.release
+        done = self.served.run("documents", "oval", release, "1", "-o", str(document))
+        assert done.returncode == 0, done.stderr
+        self.vm.put(document, OVAL)
+        return document.read_text()
+
+    def evaluated(self) -> dict[str, bool]:
+        """What OpenSCAP finds in the guest: the number in a definition's ID -> whether it is true."""
+        said = self.vm.run(["oscap", "oval", "eval", OVAL], timeout=120)
+        found = dict(re.findall(r"^Definition oval:kmend\.[0-9a-f]{12}:def:([0-9]+): (\w+)$", said.text, re.MULTILINE))
+        assert set(found.values()) <= {"true", "false"}, (said.text, said.stderr.decode())
+        return {number: result == "true" for number, result in found.items()}
+
 
 @pytest.fixture(scope="module")
 def judged(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
@@ -109,7 +129,8 @@ def judged(published: Published, tmp_path_factory: pytest.TempPathFactory) -> It
     served.start()
     try:
         informed(served, published, folder)
-        with lab.boot(published.kernel, lab.Shape.FULL, network=lab.Network(to_host=(served.port,))) as vm:
+        network = lab.Network(to_host=(served.port,))
+        with lab.boot(published.kernel, lab.Shape.FULL, network=network, packages=("openscap-scanner",)) as vm:
             host = Judged(vm, published, served)
             host.install()
             yield host
@@ -153,3 +174,35 @@ def test_a_verdict_follows_what_is_in_force(judged: Judged) -> None:
     assert "live-patched" not in restarted
     assert judged.verdict() not in ("live-patched", "fixed by the kernel", "not affected")
     assert judged.said_to_scanners() == {"affected"}
+
+
+@pytest.mark.slow
+def test_openscap_sees_what_the_kernel_shows(judged: Judged) -> None:
+    """By `uname`, and by the files of `/proc`, `/sys` and `/run` as they are."""
+    judged.vm.power_off()
+    judged.vm.start()
+    assert "unix:uname_test" in judged.put_oval()
+    judged.vm.run(["oscap", "oval", "validate", OVAL], timeout=120)
+    cves = {"".join(cve.split("-")[1:]) for cve in judged.published.levels[0].cves}
+    vulnerable = dict.fromkeys(cves | {"1"}, True)
+    safe = dict.fromkeys(vulnerable, False)
+    assert judged.evaluated() == vulnerable, "nothing was loaded on this boot"
+
+    judged.kmend("quarantine", "clear")
+    judged.kmend("update", "--level", "1")
+    assert judged.evaluated() == safe
+    judged.kmend("unload")
+    assert judged.evaluated() == vulnerable
+
+    judged.kmend("quarantine", "clear")
+    judged.kmend("update", "--level", "1")
+    assert judged.evaluated() == safe
+    # Somebody else than the agent takes it off: its files still say that it is in force.
+    folder = f"/sys/kernel/livepatch/{judged.published.names[0]}"
+    judged.vm.sh(f"echo 0 > {folder}/enabled; while [ -d {folder} ]; do sleep 0.1; done")
+    assert CVE in judged.vm.read("/run/kmend/cvelist").decode()
+    assert judged.evaluated() == vulnerable
+
+    judged.vm.power_off()
+    judged.vm.start()
+    assert judged.evaluated() == vulnerable
