@@ -146,11 +146,9 @@ def _livepatch(document: Status, paint: Painter) -> list[str]:
     for fix in livepatch.fixes:
         lines += _rows("fixes" if fix is livepatch.fixes[0] else "", fix.title)
         for cve in fix.cves:
-            lines.append(
-                _row(
-                    "", f"  {paint(cve, _BOLD)}  {paint(verdicts[cve], _RED if verdicts[cve] == 'blocked' else colour)}"
-                )
-            )
+            verdict = verdicts[cve]
+            shown = paint(verdict, _RED if verdict == "blocked" else colour)
+            lines.append(_row("", f"  {paint(cve, _BOLD)}  {shown}"))
     for reason in livepatch.pinned:
         lines += _rows("pinned", reason)
     if livepatch.tasks:
