@@ -181,6 +181,12 @@ def judge(cve: str, facts: Known, quarantined: set[str] | frozenset[str] = froze
     if loaded is not None and current is not None:
         titles = _titles(loaded, cve)
         if current.enabled and not current.transition:
+            left_out = sorted(current.unapplied & set(loaded.objects_of(cve)))
+            if left_out:
+                reason = (
+                    f"level {loaded.level} is in force, and the kernel has not patched {', '.join(left_out)} with it"
+                )
+                return CveAnswer(cve, "blocked", loaded.level, titles, reason)
             return CveAnswer(cve, "live-patched", loaded.level, titles)
         way = "coming into force" if current.enabled else "being taken off"
         return CveAnswer(cve, "pending", loaded.level, titles, f"level {loaded.level} is {way}")

@@ -15,7 +15,7 @@ from kmend.agent.conditions import CODES, SUMMARIES
 if TYPE_CHECKING:
     from kmend.agent.status import Status
 
-VERDICTS = ("live-patched", "pending", "available", "withheld")
+VERDICTS = ("live-patched", "pending", "available", "withheld", "blocked")
 _Samples = Iterable[tuple[Mapping[str, str], float]]
 
 

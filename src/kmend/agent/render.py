@@ -10,7 +10,7 @@ from kmend.agent.choice import Obstacle
 from kmend.agent.examination import Examined
 from kmend.agent.history import Record
 from kmend.agent.quarantine import Entry
-from kmend.agent.status import LivepatchStatus, Status
+from kmend.agent.status import Status
 
 _GREEN, _YELLOW, _RED, _BOLD, _DIM = "32", "33", "31", "1", "2"
 _WORDS = {
@@ -49,7 +49,7 @@ def status(document: Status, paint: Painter) -> str:
         _row("", paint(f"build ID {kernel.build_id}", _DIM)),
         _row("state", paint(word, f"{_BOLD};{colour}")),
     ]
-    lines += _livepatch(document.livepatch, paint)
+    lines += _livepatch(document, paint)
     if document.available is not None:
         cves = ", ".join(document.available.cves) or "no CVE"
         lines += _rows("available", f"level {document.available.level}: {cves}  (kmend update)")
@@ -126,7 +126,8 @@ def moment(at: int) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _livepatch(livepatch: LivepatchStatus | None, paint: Painter) -> list[str]:
+def _livepatch(document: Status, paint: Painter) -> list[str]:
+    livepatch = document.livepatch
     if livepatch is None:
         return [_row("livepatch", "none is loaded")]
     states = {
@@ -141,11 +142,13 @@ def _livepatch(livepatch: LivepatchStatus | None, paint: Painter) -> list[str]:
     ]
     if not livepatch.known:
         lines += _rows("", "its manifest is not on this host, so its fixes cannot be named")
-    verdict = "live-patched" if livepatch.state == "in-force" else "pending"
+    verdicts = {item.cve: item.verdict for item in document.cves}
     for fix in livepatch.fixes:
         lines += _rows("fixes" if fix is livepatch.fixes[0] else "", fix.title)
         for cve in fix.cves:
-            lines.append(_row("", f"  {paint(cve, _BOLD)}  {paint(verdict, colour)}"))
+            verdict = verdicts[cve]
+            shown = paint(verdict, _RED if verdict == "blocked" else colour)
+            lines.append(_row("", f"  {paint(cve, _BOLD)}  {shown}"))
     for reason in livepatch.pinned:
         lines += _rows("pinned", reason)
     if livepatch.tasks:

@@ -74,7 +74,7 @@ class LivepatchStatus:
 
 @dataclass(frozen=True, slots=True)
 class CveStatus:
-    """What is true of one CVE on this host: `live-patched` or `pending`."""
+    """What is true of one CVE on this host: `live-patched`, `pending`, or `blocked` where the kernel has not patched its code."""
 
     cve: str
     verdict: str
@@ -205,7 +205,7 @@ def describe(session: Session, *, repository: str) -> Status:
         supported=last.supported if last is not None else None,
         state=(open_state or stands).value,
         livepatch=livepatch,
-        cves=_cves(livepatch),
+        cves=_cves(livepatch, loaded.cves_in(view.current.unapplied) if loaded and view.current else frozenset()),
         available=LevelSummary.of(outlook.manifest) if outlook.manifest is not None else None,
         blocked=outlook.obstacles,
         quarantine=entries,
@@ -305,12 +305,13 @@ def _livepatch(session: Session, view: View, loaded: Manifest | None) -> Livepat
     )
 
 
-def _cves(livepatch: LivepatchStatus | None) -> tuple[CveStatus, ...]:
+def _cves(livepatch: LivepatchStatus | None, unpatched: frozenset[str]) -> tuple[CveStatus, ...]:
     if livepatch is None:
         return ()
-    verdict = "live-patched" if livepatch.state == "in-force" else "pending"
     names = sorted({cve for fix in livepatch.fixes for cve in fix.cves})
-    return tuple(CveStatus(name, verdict) for name in names)
+    if livepatch.state != "in-force":
+        return tuple(CveStatus(name, "pending") for name in names)
+    return tuple(CveStatus(name, "blocked" if name in unpatched else "live-patched") for name in names)
 
 
 def _notes(session: Session, now: int) -> tuple[Note, ...]:

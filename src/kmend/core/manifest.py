@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from kmend.core.errors import MalformedError
@@ -317,6 +318,12 @@ class Manifest:
         if not files <= set().union(*sources.values()):
             return tuple(sources)
         return tuple(name for name, found in sources.items() if found & files)
+
+    def cves_in(self, objects: Collection[str]) -> frozenset[str]:
+        """The CVEs for which functions in any of some objects are replaced."""
+        if not objects:
+            return frozenset()
+        return frozenset(cve for cve in self.cves if not set(objects).isdisjoint(self.objects_of(cve)))
 
 
 def missing_fixes(current: Manifest, candidate: Manifest) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -109,6 +110,23 @@ def test_the_kernel_is_believed_before_the_agents_files(
     folder = machine.paths.sys / "kernel/livepatch" / published.levels[2].module.name
     (folder / name).write_text(text)
     assert evaluated(level_2, machine.paths.root) == wanting(*CVES[:2], NEVER, level=True)
+
+
+def test_what_the_kernel_has_not_patched_is_not_closed(machine: Machine, published: Published, level_2: Path) -> None:
+    """Both fixes are in vmlinux's code; the server says of such a host that they are blocked."""
+    machine.must("update", "--level", "2")
+    folder = machine.paths.sys / "kernel/livepatch" / published.levels[2].module.name
+    (folder / "vmlinux/patched").write_text("0\n")
+    machine.must("status")
+    assert (machine.paths.run / "cvelist").read_text() == ""
+    said = {item["cve"]: item["verdict"] for item in json.loads(machine.must("status", "--json"))["cves"]}
+    assert said == dict.fromkeys(CVES[:2], "blocked")
+    assert machine.run("cves", CVES[0]) == 1
+    assert "the kernel has not patched vmlinux" in machine.must("cves")
+    assert "live-patched" not in machine.must("status")
+    assert 'kmend_cves{verdict="blocked"} 2' in machine.must("metrics")
+    vulnerable = {number_of(cve): True for cve in (*CVES[:2], NEVER)}
+    assert evaluated(level_2, machine.paths.root) == {"2": False, **vulnerable}, "the level itself is there"
 
 
 def test_a_livepatch_of_somebody_else_closes_nothing(machine: Machine, level_2: Path) -> None:

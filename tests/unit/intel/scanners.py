@@ -109,6 +109,26 @@ def grype_report(found: list[tuple[str, str, str]]) -> Any:
     }
 
 
+def grype_report_of_files(found: list[tuple[str, str]]) -> Any:
+    """The same of kernels that are found as files below /boot: (CVE, release). Syft takes the version from the image itself."""
+    return {
+        "matches": [
+            {
+                "vulnerability": {"id": cve, "namespace": "nvd:cpe", "fix": {"state": "unknown"}},
+                "artifact": {
+                    "name": "linux-kernel",
+                    "version": release,
+                    "type": "linux-kernel",
+                    "purl": f"pkg:generic/linux-kernel@{release.replace('+', '%2B')}",
+                },
+            }
+            for cve, release in found
+        ],
+        "source": {"type": "directory", "target": "/"},
+        "distro": {"name": "debian", "version": "12"},
+    }
+
+
 def _architecture(name: str) -> str:
     return "all" if name.endswith(("-common", "-common-rt")) else "amd64"
 

@@ -94,10 +94,12 @@ def test_only_what_is_closed_suppresses_a_finding(word: Word) -> None:
 
 def test_purls_match_what_scanners_write() -> None:
     """Every qualifier of ours is in theirs with the same value, and the version is equal (go-vex, PurlMatches)."""
-    image, unsigned, source = PURLS
+    image, unsigned, source, file = PURLS
     assert image == "pkg:deb/debian/linux-image-6.1.0-50-amd64@6.1.176-1?arch=amd64"
     assert unsigned == "pkg:deb/debian/linux-image-6.1.0-50-amd64-unsigned@6.1.176-1?arch=amd64"
     assert source == "pkg:deb/debian/linux@6.1.176-1?arch=source"
+    assert file == "pkg:generic/linux-kernel@6.1.0-50-amd64", "as syft calls /boot/vmlinuz-*"
+    assert purls("6.12.1+deb13-amd64", "6.12.48-1", "x86_64")[3] == "pkg:generic/linux-kernel@6.12.1%2Bdeb13-amd64"
     assert purls("6.12.1+deb13-amd64", "6.12.48-1+deb13u1", "x86_64")[0].endswith("@6.12.48-1%2Bdeb13u1?arch=amd64")
     for theirs in ("distro=debian-12.5&arch=amd64", "arch=amd64&distro=debian-12&upstream=linux-signed-amd64"):
         assert set(image.partition("?")[2].split("&")) <= set(theirs.split("&"))

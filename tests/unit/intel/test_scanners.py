@@ -50,6 +50,15 @@ def test_only_what_is_closed_leaves_the_report(scan: Callable[..., Any], report:
     assert scan(document(), report([(cve, unsigned, PACKAGE) for cve in cves])) == [(OPEN, unsigned), (ASIDE, unsigned)]
 
 
+def test_the_kernels_file_is_meant_too() -> None:
+    """Nearly all that Grype says of a kernel of Debian's is of `/boot/vmlinuz-*`."""
+    cves = (CLOSED, OPEN, NONE, ASIDE)
+    report = scanners.grype_report_of_files([(cve, RELEASE) for cve in cves])
+    assert scanners.grype(document(), report) == [(OPEN, "linux-kernel"), (ASIDE, "linux-kernel")]
+    other = scanners.grype_report_of_files([(cve, "6.1.0-47-amd64") for cve in cves])
+    assert len(scanners.grype(document(), other)) == len(cves), "another one below /boot stays reported"
+
+
 @pytest.mark.parametrize(("scan", "report"), SCANNERS)
 def test_another_kernel_that_is_installed_beside_it_stays_reported(
     scan: Callable[..., Any], report: Callable[..., Any]
@@ -110,6 +119,30 @@ def test_no_two_statements_speak_of_the_same() -> None:
         for name in (IMAGE, COMMON, ALL, LIBC, PERF):
             purl = f"pkg:deb/debian/{name}@{PACKAGE}?arch=amd64&distro=debian-12.11"
             assert len(scanners.matching(made, cve, purl)) <= 1
+
+
+@pytest.mark.parametrize(("scan", "report"), SCANNERS)
+def test_nothing_of_3000_stays_closed_after_an_unload(scan: Callable[..., Any], report: Callable[..., Any]) -> None:
+    cves = [f"CVE-2026-{number}" for number in range(10_000, 13_000)]
+    products = Products(
+        purls(RELEASE, PACKAGE, "x86_64"), headers(RELEASE, PACKAGE), dict.fromkeys(cves, ("net/core/dev.c",))
+    )
+
+    def made(version: int, word: Word) -> Any:
+        verdicts = [Verdict(cve, word, f"level {version}") for cve in cves]
+        return openvex(
+            "https://kmend.example/v", "k", version, products, OBSERVED, verdicts, issued=OBSERVED.at + version
+        )
+
+    loaded, unloaded = made(1, Word.LIVE_PATCHED), made(2, Word.AVAILABLE)
+    found = report([(cve, IMAGE, PACKAGE) for cve in cves[:20]])
+    assert scan(loaded, found) == []
+    assert len(scan(unloaded, found)) == 20
+    assert {item["status"] for item in unloaded["statements"] if "linux-image" in item["products"][0]["@id"]} == {
+        "affected"
+    }
+    assert len(unloaded["statements"]) == 2 * len(cves)
+    assert made(2, Word.AVAILABLE) == unloaded
 
 
 def test_go_vex_takes_every_statement() -> None:

@@ -39,7 +39,8 @@ class Advisory:
         fixes: CVE -> URLs of the commits that mend it, as far as they are known.
         unaffected: CVE -> why this kernel build does not have it, although a fix of the level names it.
         withdrawn: the recall that is in force; None for none.
-        changes: earlier recalls and their ends, as (when, what), oldest first; without the one in force.
+        changes: earlier recalls and their ends, and when what is known of its CVEs became another, as (when, what), oldest first;
+            without the recall in force.
     """
 
     name: str

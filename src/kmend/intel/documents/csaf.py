@@ -92,9 +92,10 @@ def _withdrawal(advisory: Advisory) -> list[dict[str, str]]:
 
 
 def _tracking(advisory: Advisory) -> dict[str, object]:
-    revisions = [(advisory.published, "Published."), *advisory.changes]
+    later = list(advisory.changes)
     if advisory.withdrawn is not None:
-        revisions.append((advisory.withdrawn.at, f"Recalled: {advisory.withdrawn.reason}."))
+        later.append((advisory.withdrawn.at, f"Recalled: {advisory.withdrawn.reason}."))
+    revisions = [(advisory.published, "Published."), *sorted(later)]
     # The time of a recall is the publisher's; one that was signed before the level counts from the level's publication.
     at = advisory.published
     history = []

@@ -1,5 +1,9 @@
 """Package URLs of a kernel of Debian's, so that Trivy and Grype match them.
 
+Grype finds the kernel twice: as a package of dpkg's, and in the image file below `/boot` (syft, pkg/cataloger/kernel), which it
+calls `linux-kernel` with the release for a version. It holds the second one against NVD's CPEs, and most of what it reports of a
+kernel is of that; dpkg's has `linux-signed-amd64` for its source, of which Debian's tracker knows nothing.
+
 A scanner's purl must have every qualifier of ours, with the same value. Trivy writes `distro=debian-12.x` and Grype
 `distro=debian-12`, so there is none in ours.
 
@@ -53,7 +57,7 @@ class Headers:
 
 
 def purls(release: str, package: str, architecture: str) -> tuple[str, ...]:
-    """The image's, the unsigned image's, and that of the source package.
+    """The image's, the unsigned image's, that of the source package, and that of the image's file.
 
     Args:
         release: `uname -r`.
@@ -65,6 +69,7 @@ def purls(release: str, package: str, architecture: str) -> tuple[str, ...]:
         image_purl(release, package, architecture),
         f"{_deb(f'linux-image-{release}-unsigned', package)}?arch={arch}",
         f"{_deb('linux', package)}?arch=source",
+        f"pkg:generic/linux-kernel@{quote(release, safe='')}",
     )
 
 

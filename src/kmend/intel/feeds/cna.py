@@ -19,6 +19,7 @@ from kmend.intel.feeds.aside import Aside, is_cve
 from kmend.intel.ranges import Pair, read_dyad
 
 MAX_RECORDS = 500_000
+MAX_TITLE = 500
 _NAME = re.compile(r"(?:.*/)?cve/(published|rejected)/\d{4}/(CVE-\d{4}-\d{4,19})(?:\.([a-z0-9]+))?")
 _WANTED = {"json", "dyad", "sha1", "cvss"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -163,9 +164,17 @@ def _of_json(cve: str, content: bytes) -> tuple[str, tuple[str, ...], int | None
     affected = _at(found, "affected")
     for product in affected if isinstance(affected, list) else []:
         names = _at(product, "programFiles")
-        files.update(dict.fromkeys(name for name in names if isinstance(name, str)) if isinstance(names, list) else {})
+        files.update(
+            dict.fromkeys(_line(name) for name in names if isinstance(name, str)) if isinstance(names, list) else {}
+        )
     published = _moment(_at(_at(document, "cveMetadata"), "datePublished"))
-    return (title[:500] if isinstance(title, str) else "", tuple(files), published)
+    return (_line(title[:MAX_TITLE]) if isinstance(title, str) else "", tuple(files), published)
+
+
+def _line(text: str) -> str:
+    """One line that can be printed: databases refuse NUL and halves of surrogate pairs, people's terminals obey the others."""
+    spaced = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in spaced)
 
 
 def _moment(text: object) -> int | None:

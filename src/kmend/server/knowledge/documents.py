@@ -16,11 +16,13 @@ from kmend.core.kernel import KernelRef
 from kmend.core.manifest import Manifest, sha256_hex
 from kmend.intel.documents import Advisory, Observed, Products, Withdrawal, advisory_name, headers, openvex, purls
 from kmend.intel.verdicts import Verdict
+from kmend.server.hosts.checkin import ENROLLED
 from kmend.server.knowledge.answering import of_host
 from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.store import Store
 from kmend.server.store.tables import (
     applicability,
+    applicability_changes,
     cves,
     host_documents,
     hosts,
@@ -85,12 +87,14 @@ def advisory_of_level(connection: Connection, build_id: str, level: int) -> Advi
     package = _package(connection, manifest)
     here = (level_cves.c.build_id == build_id) & (level_cves.c.level == level)
     known = connection.execute(
-        select(cves.c.cve, cves.c.title, cves.c.commits)
+        select(cves.c.cve, cves.c.title, cves.c.commits, cves.c.changed_at)
         .join_from(level_cves, cves, cves.c.cve == level_cves.c.cve)
         .where(here)
     ).all()
     fixes = {item.cve: tuple(_FIX + commit for commit in json.loads(item.commits)) for item in known}
     withdrawn, changes = _recalls(connection, build_id, level, frozenset(manifest.clears))
+    learned = {item.changed_at for item in known} | _judged_anew(connection, build_id, level)
+    changes += tuple((at, "What is known of its CVEs has changed.") for at in learned if at > row.published)
     return Advisory(
         name=advisory_name(row.release, build_id, level),
         published=row.published,
@@ -111,7 +115,7 @@ def advisory_of_level(connection: Connection, build_id: str, level: int) -> Advi
         fixes=fixes,
         unaffected=_unaffected(connection, build_id, level),
         withdrawn=withdrawn,
-        changes=changes,
+        changes=tuple(sorted(changes)),
     )
 
 
@@ -145,7 +149,8 @@ def _products(connection: Connection, row: Any) -> Products:
 def _observed(connection: Connection, row: Any, now: int) -> Observed:
     here = (levels.c.build_id == row.build_id) & (levels.c.level == row.level)
     digest = connection.execute(select(levels.c.module_sha256).where(here)).scalar() or ""
-    silent = now - row.last_seen > SILENT_SECONDS
+    # Of one that is let go of, nothing will be heard again, whatever it does.
+    silent = row.state != ENROLLED or now - row.last_seen > SILENT_SECONDS
     return Observed(row.id, row.boot_id, row.last_seen, row.module, digest, silent)
 
 
@@ -192,6 +197,17 @@ def _unaffected(connection: Connection, build_id: str, level: int) -> dict[str, 
     return {row.cve: row.reason for row in connection.execute(query.where(*here, applicability.c.affected.is_(False)))}
 
 
+def _judged_anew(connection: Connection, build_id: str, level: int) -> set[int]:
+    """When what a level's CVEs mean for the build was found to be otherwise."""
+    query = select(applicability_changes.c.until).join_from(
+        level_cves, applicability_changes,
+        (applicability_changes.c.build_id == level_cves.c.build_id) & (applicability_changes.c.cve == level_cves.c.cve),
+    )  # fmt: skip
+    return set(
+        connection.execute(query.where(level_cves.c.build_id == build_id, level_cves.c.level == level)).scalars()
+    )
+
+
 def _recalls(
     connection: Connection, build_id: str, level: int, clears: frozenset[str]
 ) -> tuple[Withdrawal | None, tuple[tuple[int, str], ...]]:
@@ -206,4 +222,4 @@ def _recalls(
             changes += [(row.at, f"Recalled: {row.reason}."), (row.withdrawn_at, "The recall was taken back.")]
     going = [row for row in found if row.withdrawn_at is None]
     withdrawn = Withdrawal(min(row.at for row in going), "; ".join(row.reason for row in going)) if going else None
-    return withdrawn, tuple(sorted(changes))
+    return withdrawn, tuple(changes)

@@ -14,6 +14,7 @@ from tests.unit.intel.conftest import DATA
 from tests.unit.intel.csaf_rules import broken
 from tests.unit.intel.test_applicability import CHANGELOG
 from tests.unit.intel.test_documents import go_vex
+from tests.unit.intel.test_feeds import record
 from tests.unit.sample_livepatch import livepatch
 from tests.unit.server.api.asking import Asked, Person, person
 from tests.unit.server.conftest import NOW
@@ -144,6 +145,66 @@ def test_versions_are_each_hosts_own(asked: Asked, viewer: Person, tmp_path: Pat
     bound = person(asked, Role.VIEWER, rings=("ring0",))
     assert bound("GET", f"/hosts/{other.id}/openvex").word == "not-found"
     assert bound("GET", f"/hosts/{host.id}/openvex").status == 200
+
+
+@pytest.mark.parametrize("state", ["decommissioned", "expired"])
+def test_a_host_that_is_let_go_of_is_not_believed(asked: Asked, viewer: Person, tmp_path: Path, state: str) -> None:
+    """Nothing that it does is heard of any more, however short ago it was heard of last."""
+    host = inform(asked.store, tmp_path)
+    assert statuses(openvex(viewer, host))[ONE] == "fixed"
+    with asked.store.write() as connection:
+        connection.execute(update(tables.hosts).values(state=state))
+    assert statuses(openvex(viewer, host))[ONE] == "under_investigation"
+
+
+def test_a_level_in_force_with_something_unpatched(asked: Asked, viewer: Person, tmp_path: Path) -> None:
+    host = inform(asked.store, tmp_path)
+    with asked.store.write() as connection:
+        connection.execute(update(tables.hosts).values(unpatched='["vmlinux"]'))
+    assert statuses(openvex(viewer, host))[ONE] == "affected"
+
+
+def test_a_title_of_any_characters_reaches_every_document(asked_both: Asked, tmp_path: Path) -> None:
+    """No database takes half a surrogate pair, PostgreSQL no NUL; one record must not end an import."""
+    who = person(asked_both, Role.VIEWER, seconds=10 * 86_400)
+    inform(asked_both.store, tmp_path / "before")
+    title = "net: \0 \x1b[2J \ud800 \u202eflipped <b>&amp;</b> {detail}\r\n " + "x" * 1_000_000
+    (host,) = enrolled(asked_both.store, "web-2", ring="ring0")
+    judge(asked_both.store, host.check_in())
+    files = [{"programFiles": ["net/\ud800\0.c"]}]
+    odd = vulns(tmp_path / "odd", **{f"{ONE}.json": record(ONE, title=title, affected=files)})
+    knowledge.import_cna(asked_both.store, odd, version="odd", as_of=NOW, now=NOW)
+    knowledge.judge_builds(asked_both.store)
+    assert statuses(openvex(who, host))[ONE] == "affected", "a file that nobody knows leaves it open"
+    (told, _) = who("GET", f"{LEVEL}/csaf").json["vulnerabilities"]
+    assert told["title"].startswith("net: ? ?[2J ? ?flipped <b>&amp;</b> {detail} x")
+    assert told["title"].isprintable()
+    assert len(told["title"]) <= 500
+    assert broken(tmp_path, who("GET", f"{LEVEL}/csaf").json) == [{}]
+    path = tmp_path / "level.xml"
+    path.write_bytes(who("GET", f"{LEVEL}/oval").body)
+    run(["oscap", "oval", "validate", path])
+
+
+def test_what_is_known_of_a_levels_cves_is_a_revision(asked: Asked, viewer: Person, tmp_path: Path) -> None:
+    inform(asked.store, tmp_path / "before")
+    before, osv = viewer("GET", f"{LEVEL}/csaf"), viewer("GET", f"{LEVEL}/osv").json
+    assert viewer("GET", f"{LEVEL}/csaf").body == before.body
+
+    asked.now += 3600
+    titled = {f"{ONE}.json": record(ONE, affected=[{"programFiles": ["net/core/dev.c"]}], title="net: mend it well")}
+    for folder in ("after", "again"):
+        found = vulns(tmp_path / folder, **titled)
+        knowledge.import_cna(asked.store, found, version=folder, as_of=asked.now, now=asked.now)
+        knowledge.judge_builds(asked.store)
+        after = viewer("GET", f"{LEVEL}/csaf").json
+        tracking = after["document"]["tracking"]
+        assert after["vulnerabilities"][0]["title"] == "net: mend it well"
+        assert (tracking["version"], tracking["id"]) == ("2", before.json["document"]["tracking"]["id"])
+        assert tracking["current_release_date"] == "2026-09-21T15:13:20Z"
+        asked.now += 60
+    assert broken(tmp_path, after) == [{}]
+    assert viewer("GET", f"{LEVEL}/osv").json["modified"] > osv["modified"]
 
 
 def test_a_host_of_which_nothing_is_known(asked: Asked, viewer: Person) -> None:
