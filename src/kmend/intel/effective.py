@@ -37,7 +37,8 @@ def effective(running: KernelVersion, opened: Iterable[int], patched: Iterable[i
         patched: likewise, for each that a livepatch has closed.
         newest: the newest stable update of the branch that the feeds know; no version beyond is ever said.
     """
-    limit = min((newest + 1, *(update for update in opened if update > running.update)))
+    # What stands open although the running release mends it (the distro took it back) lets no later one be claimed, either.
+    limit = min((newest + 1, *(max(update, running.update + 1) for update in opened)))
     reached = [update for update in patched if running.update < update < limit]
     # Without a livepatch's doing, a later release is not claimed only because nothing of it concerns this host.
     update = max(reached, default=running.update)

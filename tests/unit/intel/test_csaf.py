@@ -127,6 +127,14 @@ def test_a_recall_is_a_revision_without_a_remedy() -> None:
     assert back["vulnerabilities"][0]["remediations"][0]["category"] == "vendor_fix"
 
 
+def test_revisions_are_in_the_order_of_their_times() -> None:
+    made_later = ((1_790_001_000, "What is known of its CVEs has changed."),)
+    tracking = made(replace(RECALLED, changes=made_later))["document"]["tracking"]
+    assert ["Published" in tracking["revision_history"][0]["summary"], tracking["version"]] == [True, "3"]
+    assert "it hangs" in tracking["revision_history"][1]["summary"]
+    assert tracking["current_release_date"] == tracking["revision_history"][2]["date"] == "2026-09-21T14:30:00Z"
+
+
 def test_what_the_build_never_had_is_flagged() -> None:
     document = made(replace(LEVEL, unaffected={TWO: "not built"}))
     said = document["vulnerabilities"][1]

@@ -158,3 +158,5 @@ def test_a_levels_advisory_is_withdrawn_with_the_level(data: Path) -> None:
     jsonschema_rs.validator_for(schema(data, "osv.schema.json")).validate(json.loads(json.dumps(made)))
     assert made["withdrawn"] == made["modified"] == "2026-09-21T14:14:20Z"
     assert made["upstream"] == ["CVE-2026-53361"], "what the build never had is not in it"
+    early = osv(replace(level, withdrawn=Withdrawal(1_789_999_000, "it hangs")))
+    assert early["withdrawn"] == early["published"]

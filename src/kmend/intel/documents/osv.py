@@ -7,7 +7,9 @@ from kmend.intel.documents.advisory import Advisory, moment
 
 def osv(advisory: Advisory) -> dict[str, object]:
     """The document, as JSON's own types; one of a level that is recalled is withdrawn."""
-    withdrawn = {"withdrawn": moment(advisory.withdrawn.at)} if advisory.withdrawn is not None else {}
+    recall = advisory.withdrawn
+    # A recall may have been signed before the level was.
+    withdrawn = {"withdrawn": moment(max(recall.at, advisory.published))} if recall is not None else {}
     return {
         "schema_version": "1.7.0",
         "id": advisory.name if advisory.name.startswith("x_") else f"x_{advisory.name}",

@@ -15,7 +15,7 @@ from kmend.core.errors import MalformedError
 from kmend.core.kernel import KernelRef
 from kmend.core.manifest import Manifest, sha256_hex
 from kmend.intel.documents import Advisory, Observed, Products, Withdrawal, advisory_name, headers, openvex, purls
-from kmend.intel.verdicts import Verdict
+from kmend.intel.verdicts import Verdict, Word
 from kmend.server.hosts.checkin import ENROLLED
 from kmend.server.knowledge.answering import of_host
 from kmend.server.knowledge.errors import NotKnownError
@@ -57,6 +57,7 @@ def openvex_of_host(store: Store, host: str, *, place: str, author: str, now: in
     with store.read() as connection:
         verdicts, stale = _verdicts(connection, host, now)
         row = connection.execute(select(hosts).where(hosts.c.id == host)).one()
+        verdicts = _of_module(connection, row, verdicts)
         products = _products(connection, row)
         observed = _observed(connection, row, now)
         last = connection.execute(select(host_documents).where(host_documents.c.host == host)).first()
@@ -134,6 +135,18 @@ def _verdicts(connection: Connection, host: str, now: int) -> tuple[tuple[Verdic
         )
     stale = tuple(name for name in found[0].stale if name in _RESTING)
     return tuple(item.verdict for item in found), stale
+
+
+def _of_module(connection: Connection, row: Any, verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
+    """Without what a level closes where the host's module of that number is another one, as after a change of repositories."""
+    here = (levels.c.build_id == row.build_id) & (levels.c.level == row.level)
+    known = connection.execute(select(levels.c.module).where(here)).scalar()
+    if known is None or not row.module or row.module == known:
+        return verdicts
+    told = f"the host runs {row.module}; level {row.level} is {known} here, and what the other one closes is not known"
+    return tuple(
+        Verdict(item.cve, Word.UNKNOWN, told, (told,)) if item.word is Word.LIVE_PATCHED else item for item in verdicts
+    )
 
 
 def _products(connection: Connection, row: Any) -> Products:

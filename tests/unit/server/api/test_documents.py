@@ -62,7 +62,7 @@ def inform(store: Store, folder: Path, *, ring: str = "ring0") -> Machine:
     knowledge.judge_builds(store)
     publish(store)
     (host,) = enrolled(store, "web-1", ring=ring)
-    host.level, host.phase = 2, "steady"
+    host.level, host.phase, host.module = 2, "steady", MANIFEST.module.name
     judge(store, host.check_in())
     return host
 
@@ -155,6 +155,16 @@ def test_a_host_that_is_let_go_of_is_not_believed(asked: Asked, viewer: Person, 
     with asked.store.write() as connection:
         connection.execute(update(tables.hosts).values(state=state))
     assert statuses(openvex(viewer, host))[ONE] == "under_investigation"
+
+
+def test_another_module_of_the_same_number_is_not_believed(asked: Asked, viewer: Person, tmp_path: Path) -> None:
+    """A host that comes from another repository: its level 2 closes what that one's does, which nobody knows here."""
+    host = inform(asked.store, tmp_path)
+    with asked.store.write() as connection:
+        connection.execute(update(tables.hosts).values(module="kmend_2_ffffffff"))
+    found = openvex(viewer, host)
+    assert statuses(found)[ONE] == "under_investigation"
+    assert MANIFEST.module.sha256 not in json.dumps(found)
 
 
 def test_a_level_in_force_with_something_unpatched(asked: Asked, viewer: Person, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ class Machine:
     phase: str = "idle"
     acknowledged: str = ""
     extra: dict[str, object] = field(default_factory=dict)
+    module: str = ""
     modules: ModuleReport | None = None
     send_modules: bool = False
 
@@ -81,7 +82,7 @@ class Machine:
         return message, body, self.key.sign(signed_bytes(Purpose.ENROL, "", body)).hex()
 
     def report(self) -> StateReport:
-        loaded = HeldLevel(self.level, f"kmend_{self.level}_00000000", "0" * 64) if self.level else None
+        loaded = HeldLevel(self.level, self.module or f"kmend_{self.level}_00000000", "0" * 64) if self.level else None
         plain = StateReport(
             at=NOW, boot_id=boot_id(self.boot), kernel=KERNEL, facts=self.facts, state=self.phase, loaded=loaded,
             supported=True,
