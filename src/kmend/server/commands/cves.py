@@ -47,9 +47,10 @@ def explain(context: click.Context, host: str, name: str | None, as_json: bool) 
     """What is true of a CVE on a host, and what that rests on; without CVE, how many there are of each verdict."""
     client = connect(context)
     if name is None:
-        found = client.get("hosts", id_of(client, host), "cves")
+        path = ("hosts", id_of(client, host), "cves")
+        found = client.get(*path, limit=1)
         if as_json:
-            print_json(found)
+            print_json({**found, "items": list(client.every(*path)), "next": ""})
             return
         click.echo(f"effective version: {found['effective'] or 'not known'}")
         for word, count in found["counts"].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +83,13 @@ def timeline_of(connection: Connection, host: str, cve: str, now: int) -> Timeli
     return book.timeline(cve, means)
 
 
-def timelines_of_host(connection: Connection, host: str, now: int) -> Mapping[str, Timeline]:
+def timelines_of_host(
+    connection: Connection, host: str, now: int, only: Collection[str] | None = None
+) -> Mapping[str, Timeline]:
     """CVE -> what became of it on a host: of every CVE that its kernel builds have, or may have, or have mended.
+
+    Args:
+        only: of these, as far as they are among them; None for all.
 
     Raises:
         NotKnownError: there is no such host.
@@ -99,7 +104,7 @@ def timelines_of_host(connection: Connection, host: str, now: int) -> Mapping[st
     names = {cve for found in means.values() for cve in found} | book.named
     return {
         cve: book.timeline(cve, {build_id: found.get(cve, absent[build_id]) for build_id, found in means.items()})
-        for cve in sorted(names)
+        for cve in sorted(names if only is None else names & set(only))
     }
 
 

@@ -58,3 +58,26 @@ def test_a_host_that_was_taken_out_as_soon_as_it_had_come(asked: Asked, tmp_path
     assert found.status == 200
     assert {item["open_since"] for item in found.json["items"]} == {None}
     assert ask("GET", f"/hosts/{host.id}/cves/{ONE}").json["changes"] == []
+
+
+def test_a_hosts_cves_come_in_pages(asked: Asked, tmp_path: Path) -> None:
+    store, ask = asked.store, person(asked, Role.VIEWER)
+    knowledge.import_cna(store, vulns(tmp_path), version="a", as_of=NOW, now=NOW)
+    knowledge.import_facts(store, KERNEL, now=NOW)
+    knowledge.judge_builds(store)
+    (host,) = enrolled(store, "web-1")
+    judge(store, host.check_in(), now=NOW)
+    whole = ask("GET", f"/hosts/{host.id}/cves").json
+    assert len(whole["items"]) > 1
+    assert whole["next"] == ""
+    found, cursor = [], ""
+    for _ in whole["items"]:
+        page = ask("GET", f"/hosts/{host.id}/cves?limit=1&cursor={cursor}").json
+        assert page["counts"] == whole["counts"]
+        assert page["effective"] == whole["effective"]
+        found += page["items"]
+        cursor = page["next"]
+    assert found == whole["items"]
+    assert cursor == ""
+    assert ask("GET", f"/hosts/{host.id}/cves?cursor=x").status == 400
+    assert ask("GET", f"/hosts/{host.id}/cves?limit=501").status == 400

@@ -14,9 +14,11 @@ from sqlalchemy import select
 from kmend.intel.applicability import RULES as APPLICABILITY_RULES
 from kmend.intel.clocks import clocks
 from kmend.intel.deadlines import Signals
-from kmend.intel.verdicts import RULES, Word
+from kmend.intel.verdicts import ORDER, RULES, Word
 from kmend.server.access.permissions import Caller, Permission
+from kmend.server.api import paging
 from kmend.server.api.guarding import needs
+from kmend.server.api.paging import Cursor, Limit
 from kmend.server.api.routes.hosts import HostId, visible
 from kmend.server.api.services import Services
 from kmend.server.compliance import answers, exceptions
@@ -161,9 +163,10 @@ class ExplainedView(VerdictView, frozen=True):
 
 
 class HostCves(msgspec.Struct, frozen=True):
-    """All of a host; how many there are of each verdict, and the CVEs, the worst last.
+    """A page of a host's CVEs, the worst last; and how many there are of each verdict, on all pages.
 
     Attributes:
+        next: the cursor of the page after this one; empty on the last.
         effective: the newest release whose fixes the host has, as far as they concern it, with `+partial` if it has some of
             later ones; empty if nobody has looked into its kernel.
     """
@@ -172,6 +175,7 @@ class HostCves(msgspec.Struct, frozen=True):
     counts: dict[str, int]
     stale: tuple[str, ...]
     items: tuple[VerdictView, ...]
+    next: str = ""
 
 
 class FeedView(msgspec.Struct, frozen=True):
@@ -250,23 +254,28 @@ def cves_of_host(
     caller: NamedDependency[Caller],
     host: HostId,
     verdict: Annotated[Word | None, QueryParameter()] = None,
+    limit: Limit = 100,
+    cursor: Cursor = "",
 ) -> HostCves:
     """Every CVE that a host's kernel has, or may have, or has mended; with `verdict`, only those of which that is true."""
+    after = paging.read_timed(cursor)
     with services.store.read() as connection:
         visible(connection, caller, host)
         now = services.clock()
         found = of_host(connection, host, now)
-        before = timelines_of_host(connection, host, now)
+        rest = [item for item in found if verdict is None or item.verdict.word is verdict]
+        if after is not None:
+            rest = [item for item in rest if (ORDER[item.verdict.word], item.verdict.cve) > after]
+        page = rest[:limit]
+        before = timelines_of_host(connection, host, now, {item.verdict.cve for item in page})
         version = effective_of(connection, host, (item.verdict for item in found))
     counts: dict[str, int] = {}
     for item in found:
         counts[item.verdict.word.value] = counts.get(item.verdict.word.value, 0) + 1
-    shown = tuple(
-        VerdictView(**_view(item, before.get(item.verdict.cve, _NOTHING_BEFORE)))
-        for item in found
-        if verdict is None or item.verdict.word is verdict
-    )
-    return HostCves(str(version or ""), counts, found[0].stale if found else (), shown)
+    shown = tuple(VerdictView(**_view(item, before.get(item.verdict.cve, _NOTHING_BEFORE))) for item in page)
+    last = page[-1].verdict if len(page) < len(rest) else None
+    end = paging.write_cursor(ORDER[last.word], last.cve) if last is not None else ""
+    return HostCves(str(version or ""), counts, found[0].stale if found else (), shown, end)
 
 
 @get("/hosts/{host:str}/cves/{cve:str}", opt=needs(Permission.READ), sync_to_thread=True)
