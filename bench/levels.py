@@ -104,12 +104,14 @@ def soak(
     folder: Path,
     say: Callable[[str], None],
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    keep: Path | None = None,
 ) -> tuple[Growth, ...]:
     """Run `count` levels on one boot.
 
     Args:
         say: told of the progress.
         turn: held during each stretch of levels, for who shares a machine.
+        keep: file for the figures themselves, a line of JSON each.
 
     Raises:
         KmendError: a level did not go in.
@@ -135,6 +137,8 @@ def soak(
                 say(f"level {last} of {count}: {rows[-1]['seconds']:.1f} s, {rows[-1]['modules of kmend']:.0f} modules")
             command.end_input()
             command.wait(60)
+    if keep is not None:
+        keep.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return judged(rows)
 
 
@@ -174,13 +178,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--levels", type=int, default=1000, help="how many, 40 at least (default 1000)")
+    parser.add_argument("--keep", type=Path, help="write the figures of every fifth level to this file")
     options = parser.parse_args()
     if not 40 <= options.levels <= 800_000:
         parser.error("--levels must be 40 to 800000")
     interruption.watch()
     try:
         with scratch_folder("levels", cache_root()) as folder:
-            found = soak(publish(folder), options.levels, folder / "levels", _say)
+            found = soak(publish(folder), options.levels, folder / "levels", _say, keep=options.keep)
     except interruption.Interrupted as problem:
         sys.exit(f"soak-levels: {problem}")
     except KmendError as problem:
