@@ -16,7 +16,7 @@ from kmend.intel.feeds.cna import CveRecord
 from kmend.intel.ranges import is_vulnerable
 from kmend.intel.versions import KernelVersion
 
-RULES = "kmend-applicability/2"
+RULES = "kmend-applicability/3"
 """Stands beside every answer: a change of these rules changes it."""
 _VMLINUX = "vmlinux"
 _ARCHITECTURES = {
@@ -144,12 +144,15 @@ def locate(files: Iterable[str], facts: KernelFacts | None) -> tuple[Presence, t
     """
     if facts is None:
         return Presence.UNKNOWN, (), ("nobody has looked into this build",), False
-    named = [name for name in files if not name.startswith(_BESIDE)]
+    named = [name for name in files if name in facts.sources or not name.startswith(_BESIDE)]
     objects: dict[str, None] = {}
     lines: list[str] = []
     open_questions = not named
     left_out = _left_out(facts)
-    own = f"arch/{_ARCHITECTURES.get(facts.kernel.architecture, facts.kernel.architecture)}/"
+    ruled_out = False
+    # Of a machine that is not in the table it is not known which folder is its own.
+    folder = _ARCHITECTURES.get(facts.kernel.architecture)
+    own = f"arch/{folder}/" if folder is not None else "arch/"
     for name in named:
         if name in facts.sources:
             holders = facts.sources[name]
@@ -158,8 +161,10 @@ def locate(files: Iterable[str], facts: KernelFacts | None) -> tuple[Presence, t
                 f"{name} is in {', '.join(holders[:4])}" + (f" and {len(holders) - 4} more" if len(holders) > 4 else "")
             )
         elif name.startswith("arch/") and not name.startswith(own):
+            ruled_out = True
             lines.append(f"{name} is of another architecture")
         elif name in left_out:
+            ruled_out = True
             by = " by the source's Makefiles" if facts.made_from is MadeFrom.KBUILD else ""
             lines.append(f"{name} was not compiled{by}")
         elif name.rpartition("/")[2].startswith(("Kconfig", "Makefile")):
@@ -172,6 +177,9 @@ def locate(files: Iterable[str], facts: KernelFacts | None) -> tuple[Presence, t
             lines.append(f"{name} {what}")
     if not named:
         lines.append("the record names no file of the kernel's")
+    if named and not objects and not ruled_out and not open_questions:
+        # What is mended by configuration alone is a bug of code that the record does not name.
+        open_questions = True
     if objects:
         presence = Presence.BUILT_IN if _VMLINUX in objects else Presence.MODULE
         return presence, tuple(objects), tuple(lines), not open_questions

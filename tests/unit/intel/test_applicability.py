@@ -180,3 +180,21 @@ def test_single_records(cna: Cna) -> None:
     header = cna.records["CVE-2026-72421"]
     assert all(name.endswith(".h") for name in header.files)
     assert locate(header.files, FACTS)[0] is Presence.UNKNOWN
+
+
+@pytest.mark.parametrize("names", [("kernel/trace/Kconfig",), ("arch/x86/Kconfig",), ("Makefile", "lib/Kconfig.debug")])
+def test_a_fix_of_configuration_alone_says_nothing_of_what_is_built(names: tuple[str, ...]) -> None:
+    """CVE-2024-41004 and CVE-2024-50112, for two: the code that has the bug is none that the record names."""
+    assert locate(names, FACTS)[0] is Presence.UNKNOWN
+    assert judge("CVE-2026-3001", record(*names), BUILD).affected is None
+
+
+@pytest.mark.parametrize("machine", ["armv7l", "mips64", "loongarch64", "ppc64"])
+def test_of_a_machine_that_is_not_known_no_architecture_is_another(machine: str) -> None:
+    facts = replace(FACTS, kernel=replace(FACTS.kernel, architecture=machine))
+    assert locate(["arch/arm/kernel/traps.c", "arch/mips/kernel/traps.c"], facts)[0] is Presence.UNKNOWN
+
+
+def test_samples_and_tools_that_were_compiled_count() -> None:
+    facts = replace(FACTS, sources={"samples/vfio-mdev/mtty.c": ("mtty",)})
+    assert locate(["samples/vfio-mdev/mtty.c", "drivers/gpu/host1x/dev.c"], facts)[0] is Presence.MODULE
