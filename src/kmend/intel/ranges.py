@@ -45,9 +45,18 @@ def read_dyad(text: str) -> tuple[Pair, ...]:
 
 
 def is_vulnerable(pairs: Sequence[Pair], release: KernelVersion) -> bool:
-    """Whether a release has the bug: some pair brought it in, and no pair that did has mended it."""
+    """Whether a release has the bug: some pair brought it in, and no pair has mended it after that.
+
+    A fix that is older than the bug mends another one: CVE-2025-38585 has two bugs, and the first was mended in 4.18, while the
+    second came in with 5.8.
+    """
     inside = [pair for pair in pairs if pair.introduced is None or pair.introduced.is_in(release)]
-    return bool(inside) and not any(pair.fixed is not None and pair.fixed.is_in(release) for pair in inside)
+    fixes = {pair.fixed for pair in inside if pair.fixed is not None and pair.fixed.is_in(release)}
+    return any(not any(_mends(fix, pair.introduced) for fix in fixes) for pair in inside)
+
+
+def _mends(fix: KernelVersion, introduced: KernelVersion | None) -> bool:
+    return introduced is None or fix == introduced or not fix.is_in(introduced)
 
 
 def fixed_in(pairs: Sequence[Pair], branch: tuple[int, ...]) -> KernelVersion | None:

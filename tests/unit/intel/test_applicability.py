@@ -151,10 +151,10 @@ def test_what_stands_open_on_a_build() -> None:
 
 
 COUNTS = {
-    "6.1": 7639, "6.1.100": 5365, "6.1.140": 4075, "6.1.160": 3289, "6.1.176": 1903, "6.1.178": 1362, "6.1.183": 1087,
-    "5.15.210": 2260, "6.6.140": 2196, "6.12.92": 1938, "6.18.32": 2378, "7.1": 1640,
+    "6.1": 7644, "6.1.100": 5369, "6.1.140": 4078, "6.1.160": 3292, "6.1.176": 1905, "6.1.178": 1364, "6.1.183": 1089,
+    "5.15.210": 2261, "6.6.140": 2198, "6.12.92": 1939, "6.18.32": 2379, "7.1": 1644,
 }  # fmt: skip
-"""What the CNA's own tool counts on the same records."""
+"""What the CNA's own tool counts on the same records, and up to five that it takes as mended by a fix older than the bug."""
 
 
 def test_all_records_of_august_2026(cna: Cna) -> None:

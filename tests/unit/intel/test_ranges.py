@@ -131,9 +131,24 @@ def test_being_in_the_past_is_an_order(one: KernelVersion, two: KernelVersion, t
 def test_a_later_update_of_a_branch_never_has_it_again(
     found: list[tuple[KernelVersion | None, KernelVersion | None]], release: KernelVersion, more: int
 ) -> None:
-    """Once a pair of this branch, or of its mainline past, has mended it, it stays mended."""
+    """Once a pair of this branch, or of its mainline past, has mended it, it stays mended, unless a later update brings it in."""
     pairs = [Pair(introduced, "", fixed, "") for introduced, fixed in found]
     later = KernelVersion(release.branch, release.update + more)
     entered = [pair for pair in pairs if pair.introduced is None or pair.introduced.is_in(release)]
-    if entered and not is_vulnerable(pairs, release):
+    entered_later = [pair for pair in pairs if pair.introduced is None or pair.introduced.is_in(later)]
+    if entered and len(entered_later) == len(entered) and not is_vulnerable(pairs, release):
         assert not is_vulnerable(pairs, later)
+
+
+def test_a_fix_that_is_older_than_the_bug_mends_another_one() -> None:
+    """The shape of CVE-2025-38585: 6.1 has the second bug, and nothing that mends it."""
+    pairs = read_dyad(f"4.12:{COMMIT}:4.18:{COMMIT}\n5.8:{COMMIT}:6.12.42:{COMMIT}\n5.8:{COMMIT}:6.17:{COMMIT}")
+    told = {text: is_vulnerable(pairs, parse(text)) for text in ("4.11", "4.12", "4.18", "5.7", "6.1.176", "6.12.41")}
+    assert told == {"4.11": False, "4.12": True, "4.18": False, "5.7": False, "6.1.176": True, "6.12.41": True}
+    assert not any(is_vulnerable(pairs, parse(text)) for text in ("6.12.42", "6.17", "7.1"))
+
+
+def test_a_bug_that_came_back_in_a_stable_update() -> None:
+    pairs = read_dyad(f"5.4:{COMMIT}:6.1.10:{COMMIT}\n6.1.20:{COMMIT}:6.1.30:{COMMIT}")
+    told = [is_vulnerable(pairs, parse(f"6.1.{update}")) for update in (9, 10, 19, 20, 29, 30)]
+    assert told == [True, False, False, True, True, False]
