@@ -11,6 +11,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kmend.core.errors import MalformedError
 from kmend.core.facts import KernelFacts, MadeFrom
 from kmend.intel.feeds.cna import CveRecord
 from kmend.intel.ranges import is_vulnerable
@@ -114,24 +115,31 @@ def judge(cve: str, record: CveRecord | None, build: Build, *, rejected: bool = 
     """
     if rejected:
         return Applicability(cve, False, Reason.REJECTED, Presence.UNKNOWN, (), ("the CNA has rejected it",))
-    taken_back = cve in build.again and record is not None and is_vulnerable(record.pairs, build.release)
+    try:
+        release = build.release
+    except MalformedError:
+        release = None
+    # Of a package that names no release, ranges say nothing: then the code alone can take a CVE away.
+    within = record is not None and (release is None or is_vulnerable(record.pairs, release))
+    taken_back = cve in build.again and within
     if cve in build.fixed and not taken_back:
         line = f"the distro's changelog names it in {build.package} or before"
         return Applicability(cve, False, Reason.FIXED_IN_BUILD, Presence.UNKNOWN, (), (line,))
     if record is None:
         line = "no feed that is imported describes it"
         return Applicability(cve, None, Reason.NO_RECORD, Presence.UNKNOWN, (), (line,))
-    release = build.release
-    if not is_vulnerable(record.pairs, release):
+    if release is not None and not within:
         return Applicability(cve, False, Reason.RELEASE, Presence.UNKNOWN, (), (_of_release(record, release),))
     presence, objects, evidence, complete = locate(record.files, build.facts)
     told = f"Linux {release} has it, by the CNA's ranges"
+    if release is None:
+        told = f"{build.package} names no release of Linux: whether it has the bug is not known"
     if taken_back:
         told += "; the distro names it before this build, and again later: the first fix was taken back"
     evidence = (told, *evidence)
     if presence is Presence.NOT_BUILT:
         return Applicability(cve, False, Reason.NOT_BUILT, presence, (), evidence)
-    affected = None if presence is Presence.UNKNOWN else True
+    affected = None if presence is Presence.UNKNOWN or release is None else True
     in_c = build.facts is not None and any(name.endswith(".c") and name in build.facts.sources for name in record.files)
     return Applicability(cve, affected, Reason.PRESENT, presence, objects, evidence, in_c, complete)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kmend.core.errors import MalformedError
 
 _RELEASE = re.compile(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,5}))?(?:\.(\d{1,5}))?")
-_PACKAGE = re.compile(r"(?:\d+:)?(\d{1,3}\.\d{1,3}(?:\.\d{1,5})?)(?:[~+.-].*)?")
+_PACKAGE = re.compile(r"(?:\d+:)?(\d{1,3}\.\d{1,3}(?:\.\d{1,5})?)(?:[~+.-](?!rc\d).*)?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,7 +46,7 @@ class KernelVersion:
         """The release that a distro's package version begins with: `6.1.176-1` is Linux 6.1.176 and more.
 
         Raises:
-            MalformedError: it does not begin with one.
+            MalformedError: it does not begin with one; a release candidate is none, since it lacks fixes of its release.
         """
         match = _PACKAGE.fullmatch(text)
         if match is None:

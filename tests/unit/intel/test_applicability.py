@@ -198,3 +198,12 @@ def test_of_a_machine_that_is_not_known_no_architecture_is_another(machine: str)
 def test_samples_and_tools_that_were_compiled_count() -> None:
     facts = replace(FACTS, sources={"samples/vfio-mdev/mtty.c": ("mtty",)})
     assert locate(["samples/vfio-mdev/mtty.c", "drivers/gpu/host1x/dev.c"], facts)[0] is Presence.MODULE
+
+
+@pytest.mark.parametrize("package", ["6.2~rc3-1~exp1", "6.2-rc3", "next-20260101"])
+def test_a_package_that_names_no_release_is_judged_by_its_code_alone(package: str) -> None:
+    build = replace(BUILD, package=package)
+    mended = f"6.0:{COMMIT}:6.2:{COMMIT}"
+    found = judge("CVE-2026-3001", record("net/core/dev.c", pairs=mended), build)
+    assert (found.affected, found.presence) == (None, Presence.BUILT_IN)
+    assert judge("CVE-2026-3001", record("drivers/gpu/host1x/dev.c", pairs=mended), build).reason is Reason.NOT_BUILT

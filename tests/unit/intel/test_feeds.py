@@ -12,6 +12,7 @@ import pytest
 
 from kmend.core.errors import KmendError, MalformedError
 from kmend.intel.feeds import read_archive, read_bod, read_changelog, read_epss, read_folder, read_kev
+from kmend.intel.feeds.cna import read_tree
 
 COMMIT = "b" * 40
 DYAD = f"6.1:{COMMIT}:6.1.9:{COMMIT}\n"
@@ -196,3 +197,13 @@ def test_debians_changelog() -> None:
     ]
     with pytest.raises(MalformedError):
         read_changelog("hello\n")
+
+
+@pytest.mark.parametrize("files", [["net/core/dev.c", 5], "net/core/dev.c", [None]])
+def test_a_record_with_a_file_that_is_no_text_is_set_aside(files: object) -> None:
+    cve = "CVE-2026-3001"
+    document = {"containers": {"cna": {"affected": [{"programFiles": files}]}}, "cveMetadata": {"cveID": cve}}
+    pair = f"6.0:{'a' * 40}:6.1.9:{'a' * 40}".encode()
+    stem = f"cve/published/2026/{cve}"
+    found = read_tree([(f"{stem}.json", json.dumps(document).encode()), (f"{stem}.dyad", pair)], "here")
+    assert (found.records, [item.name for item in found.aside]) == ({}, [cve])

@@ -164,9 +164,12 @@ def _of_json(cve: str, content: bytes) -> tuple[str, tuple[str, ...], int | None
     affected = _at(found, "affected")
     for product in affected if isinstance(affected, list) else []:
         names = _at(product, "programFiles")
-        files.update(
-            dict.fromkeys(_line(name) for name in names if isinstance(name, str)) if isinstance(names, list) else {}
-        )
+        if names is None:
+            continue
+        # Half of the files would be another statement: that nothing of the CVE was compiled, perhaps.
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise MalformedError(".json names a file that is no text")
+        files.update(dict.fromkeys(_line(name) for name in names))
     published = _moment(_at(_at(document, "cveMetadata"), "datePublished"))
     return (_line(title[:MAX_TITLE]) if isinstance(title, str) else "", tuple(files), published)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
+from kmend.core.errors import MalformedError
 from kmend.intel.applicability import Applicability, Build, Presence, Reason, judge
 from kmend.intel.deadlines import Exploitation, Signals
 from kmend.intel.effective import Effective, effective
@@ -217,14 +218,17 @@ def signals_of(row: Any, severity: float | None = None) -> Signals:
 
 
 def effective_of(connection: Connection, host: str, verdicts: Iterable[Verdict]) -> Effective | None:
-    """The effective version of a host, of all its verdicts; None if nobody has looked into its kernel."""
+    """The effective version of a host, of all its verdicts; None if its kernel or its release is not known."""
     package = connection.execute(
         select(kernel_facts.c.package).join_from(hosts, kernel_facts, kernel_facts.c.build_id == hosts.c.build_id)
         .where(hosts.c.id == host)
     ).scalar()  # fmt: skip
     if package is None:
         return None
-    running = KernelVersion.of_package(package)
+    try:
+        running = KernelVersion.of_package(package)
+    except MalformedError:
+        return None
     updates = _updates(connection, running)
     opened, patched = [], []
     for item in verdicts:
