@@ -12,16 +12,14 @@ from collections.abc import Iterable, Mapping
 from kmend.core.errors import MalformedError
 from kmend.intel.versions import KernelVersion
 
+_BRANCH = re.compile(r"(?:[0-9]+:)?(2\.6\.[0-9]{1,3}|[0-9]{1,3}\.[0-9]{1,3})(?![0-9])")
 _BACKPORT = re.compile(r"~bpo[0-9]{1,3}\+[0-9]{1,3}$")
 
 
 def branch_of(package: str) -> str:
-    """The branch of a package's version: `6.1` of `6.1.176-1`; empty if that cannot be read."""
-    try:
-        branch = KernelVersion.of_package(package).branch
-    except MalformedError:
-        return ""
-    return ".".join(str(number) for number in branch)
+    """The branch of a package's version: `6.1` of `6.1.176-1`, and of `6.1~rc3-1`; empty if that cannot be read."""
+    found = _BRANCH.match(package)
+    return found[1] if found is not None else ""
 
 
 def changelog_of(package: str, uploads: Mapping[str, Mapping[str, int]]) -> str:
