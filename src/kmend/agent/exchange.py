@@ -7,7 +7,7 @@ connection (`kmend.agent.link`); simulated hosts drive the same code with a memo
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kmend.agent import conversation
@@ -199,6 +199,9 @@ def _try(party: Party, identity: Identity, here: str, *, full: bool, modules: bo
 
 def _keep(party: Party, taken: Taken) -> CheckedIn:
     offer = taken.offer if taken.offer != party.offer() else None
+    if offer is not None and party.kept().answer:
+        # Stopped between both writes, the new offer would lie there under the old one's tag, and stay if that one came back.
+        party.take(replace(party.kept(), answer=""), None)
     if offer is not None or taken.kept != party.kept():
         party.take(taken.kept, offer)
     return CheckedIn(taken.next, party.offer(), offer is not None, taken.timestamp.encode())
