@@ -6,7 +6,7 @@ import copy
 import uuid
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tests.unit.agent.director import KEY, Director
 from tests.unit.sample_livepatch import BUILD_ID
@@ -131,15 +131,22 @@ class MemoryParty:
         return copy.copy(self.disk.files)
 
 
+class Answering(Protocol):
+    """What a host's messages reach."""
+
+    def answer(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        """Status and content."""
+
+
 @dataclass
 class Wire:
-    """Between a course and a director.
+    """Between a course and who answers it.
 
     Attributes:
         lost_requests, lost_answers: numbers (from 0) of the messages that get lost, on the way there or back.
     """
 
-    director: Director
+    director: Answering
     lost_requests: frozenset[int] = frozenset()
     lost_answers: frozenset[int] = frozenset()
     sent: list[Message] = field(default_factory=list)
@@ -179,7 +186,7 @@ def enrolled(director: Director, party: MemoryParty | None = None) -> MemoryPart
 
 
 def check_in(
-    director: Director,
+    director: Answering,
     party: MemoryParty,
     *,
     lost_requests: frozenset[int] = frozenset(),

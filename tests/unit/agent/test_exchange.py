@@ -249,6 +249,22 @@ def test_a_server_that_asks_for_the_state_without_end_is_left() -> None:
     assert len(director.received) < 8
 
 
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("writes", range(5))
+def test_an_offer_that_was_taken_back_while_it_was_written_down_does_not_stay(writes: int, killed: bool) -> None:
+    director = Director()
+    host = enrolled(director)
+    director.offer(OFFERS[0])
+    check_in(director, host)
+    director.offer(OFFERS[1])
+    host.disk.writes, host.disk.killed = writes, killed
+    with contextlib.suppress(KilledError, SystemProblemError):
+        check_in(director, host)
+    host.disk.writes = None
+    director.offer(OFFERS[0])
+    assert check_in(director, host).offer == OFFERS[0]
+
+
 class Faults(RuleBasedStateMachine):
     """A host and its server, either of which forgets, dies or is not heard, at any moment."""
 

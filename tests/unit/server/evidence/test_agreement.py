@@ -69,9 +69,11 @@ def yard(store: Store, press: Press, tmp_path: Path) -> Yard:
             known = {"cve": cve, "title": cve, "cvss": "", "pairs": PAIRS, "files": "[]", "commits": "[]",
                      "changed_at": 1, "rejected": False}  # fmt: skip
             connection.execute(insert(tables.cves).values(**known))
-        asked = {"cve": FIRST, "extent": exceptions.Extent.RING, "subject": "default", "reason": "r", "control": "c"}
         made_at = made.begin - DAY
-        got = exceptions.ask(connection, **asked, expires_at=made_at + 60 * DAY, actor="token:1", now=made_at)  # type: ignore[arg-type]
+        got = exceptions.ask(
+            connection, cve=FIRST, extent=exceptions.Extent.RING, subject="default", reason="r", control="c",
+            expires_at=made_at + 60 * DAY, actor="token:1", now=made_at,
+        )  # fmt: skip
         exceptions.approve(connection, got.id, actor="token:2", now=made_at)
     made.enrol("web-1", "default")
     return made

@@ -92,15 +92,15 @@ class Fates(RuleBasedStateMachine):
         number = frozenset() if lost is None else frozenset({lost})
         with contextlib.suppress(UnreachableError):
             if back:
-                check_in(self.court, self.host, lost_answers=number)  # type: ignore[arg-type]
+                check_in(self.court, self.host, lost_answers=number)
             else:
-                check_in(self.court, self.host, lost_requests=number)  # type: ignore[arg-type]
+                check_in(self.court, self.host, lost_requests=number)
 
     @rule(writes=st.integers(0, 3))
     def is_killed_while_it_checks_in(self, writes: int) -> None:
         self.host.disk.writes, self.host.disk.killed = writes, True
         with contextlib.suppress(KilledError):
-            check_in(self.court, self.host)  # type: ignore[arg-type]
+            check_in(self.court, self.host)
         self.host.disk.writes = None
 
     @rule()
@@ -150,9 +150,9 @@ def test_an_agent_sends_no_link_with_nothing_new() -> None:
     host = MemoryParty()
     court = Court(host.here)
     host.become(Identity(HOST, SERVER, "https://kmend.example", host.here), SEED)
-    check_in(court, host)  # type: ignore[arg-type]
+    check_in(court, host)
     host.level_state = "steady"
-    check_in(court, host)  # type: ignore[arg-type]
+    check_in(court, host)
     first, second = court.kept
     assert (first.after, second.after) == (NO_LINK, link(first))
     quiet = conversation.compose(HOST, 9, host.report(host.here, NOW), host.kept(), offered=False, timestamp=7)
@@ -257,7 +257,7 @@ def test_chains_of_any_order_end_in_gaps_and_not_in_errors() -> None:
         host.level_state = ("idle", "steady")[number % 2]
         host.at += 60
         with contextlib.suppress(KmendError):
-            check_in(court, host)  # type: ignore[arg-type]
+            check_in(court, host)
     assert gaps_of(court.kept) == []
     for _ in range(20):
         left = draw.sample(court.kept, len(court.kept))
@@ -270,14 +270,14 @@ def test_a_report_that_was_kept_with_its_modules_and_acknowledged_without() -> N
     court = Court(host.here)
     host.become(Identity(HOST, SERVER, "https://kmend.example", host.here), SEED)
     host.module_report = MODULES[1]
-    check_in(court, host)  # type: ignore[arg-type]
+    check_in(court, host)
     host.module_report, host.level_state = MODULES[2], "soaking"
     with contextlib.suppress(UnreachableError):
-        check_in(court, host, lost_answers=frozenset({0}))  # type: ignore[arg-type]
+        check_in(court, host, lost_answers=frozenset({0}))
     assert court.kept[-1].module_report == MODULES[2]
     host.module_report = None
-    check_in(court, host)  # type: ignore[arg-type]
+    check_in(court, host)
     host.level_state = "steady"
-    check_in(court, host)  # type: ignore[arg-type]
+    check_in(court, host)
     assert court.kept[-1].after not in {link(message) for message in court.kept}
     assert gaps_of(court.kept) == []
