@@ -87,8 +87,7 @@ def forget(name: str, config_path: Path) -> None:
         raise UsageError(f"{name} is fetched by itself", hint=f"take it out of [feeds] in {config_path} first")
     store = open_store(config.database_url)
     try:
-        knowledge.forget_changelog(store, name)
-        knowledge.judge_builds(store)
+        knowledge.forget(store, name, int(time.time()))
     finally:
         store.close()
     click.echo(f"{name} is forgotten")

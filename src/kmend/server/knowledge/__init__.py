@@ -15,13 +15,12 @@ from kmend.server.knowledge.answering import (
     of_host,
     signals_of,
 )
-from kmend.server.knowledge.bringing import Brought, Ways, bring, bring_file
+from kmend.server.knowledge.bringing import Brought, Ways, bring, bring_file, forget
 from kmend.server.knowledge.documents import advisory_of_level, openvex_of_host
 from kmend.server.knowledge.errors import KnowledgeError, NotKnownError
 from kmend.server.knowledge.importing import (
     Imported,
     directive,
-    forget_changelog,
     import_bod,
     import_changelog,
     import_cna,
@@ -58,7 +57,7 @@ __all__ = [
     "clocks_of_host",
     "directive",
     "effective_of",
-    "forget_changelog",
+    "forget",
     "import_bod",
     "import_changelog",
     "import_cna",

@@ -51,6 +51,7 @@ from kmend.server.feeds import (
 from kmend.server.feeds.fetching import LIMITS
 from kmend.server.feeds.places import Kind
 from kmend.server.knowledge import changelogs, importing, sources, telling
+from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.knowledge.importing import Imported
 from kmend.server.knowledge.judging import judge_builds
 from kmend.server.notices import Event
@@ -167,6 +168,25 @@ def bring_file(store: Store, feed: str, path: Path | None, now: int) -> Brought:
     unfinished = store.transact(lambda connection: sources.begun(connection, feed, now, by_hand=True))
     imported = had.take(store, now) if had.take is not None else None
     return _finish(store, feed, imported, now, unfinished, everything=True)
+
+
+def forget(store: Store, name: str, now: int) -> None:
+    """Take out a changelog of a release that no host runs any more. If it is stopped, the next import judges what is left.
+
+    Raises:
+        NotKnownError: there is none of that name.
+    """
+    if name not in _versions(store):
+        raise NotKnownError(f"there is no changelog {name[:40]!r}", hint="kmend-server feeds list")
+    store.transact(lambda connection: sources.begun(connection, CHANGELOG, now, by_hand=True))
+    importing.forget_changelog(store, name)
+    judge_builds(store)
+    store.transact(lambda connection: sources.finished(connection, CHANGELOG))
+
+
+def _versions(store: Store) -> dict[str, str]:
+    with store.read() as connection:
+        return changelogs.versions(connection)
 
 
 def _take(store: Store, feed: str, had: _Had, now: int, unfinished: int | None) -> Brought:
@@ -313,8 +333,7 @@ def _of_changelog(store: Store, feed: str, text: str, as_of: int | None, *, by_h
             f"the changelog's newest upload is {releases[0].version[:60]}, of {branch or 'no branch'}: it is not {feed}",
             hint="a changelog is configured under the branch of its newest upload",
         )
-    with store.read() as connection:
-        other = branch_of(changelogs.versions(connection).get(feed, "")) != branch
+    other = branch_of(_versions(store).get(feed, "")) != branch
     if not by_hand and not other:
         _check_whole(store, feed, len({(release.version, fix.cve) for release in releases for fix in release.fixes}))
     return _Had(

@@ -21,7 +21,6 @@ from kmend.intel.ranges import Pair
 from kmend.intel.uploads import branch_of
 from kmend.server import notices
 from kmend.server.knowledge import changelogs, telling
-from kmend.server.knowledge.errors import NotKnownError
 from kmend.server.notices import Event
 from kmend.server.store import Store
 from kmend.server.store.tables import (
@@ -155,17 +154,10 @@ def import_changelog(
 
 
 def forget_changelog(store: Store, name: str) -> None:
-    """Take a changelog out, since no host runs a kernel of that release any more; builds that it spoke of are to be judged anew.
-
-    Raises:
-        NotKnownError: there is none of that name.
-    """
+    """Take a changelog out; builds that it spoke of have to be judged anew."""
 
     def forget(connection: Connection) -> None:
-        version = changelogs.versions(connection).get(name)
-        if version is None:
-            raise NotKnownError(f"there is no changelog {name[:40]!r}", hint="kmend-server feeds list")
-        branch = branch_of(version)
+        branch = branch_of(changelogs.versions(connection).get(name, ""))
         for table in (distro_fixes, distro_uploads):
             connection.execute(delete(table).where(table.c.branch == branch))
         connection.execute(delete(feeds).where(feeds.c.name == name))

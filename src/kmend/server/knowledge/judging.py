@@ -92,7 +92,9 @@ def _judge_build(store: Store, build_id: str, only: Collection[str] | None) -> i
         branch = Uploads(connection).changelog(build.package)
         query = select(distro_fixes.c.cve)
         here = query.where(distro_fixes.c.branch == branch) if branch else query
-        named = set(connection.execute(here).scalars())
+        # What was said of a CVE that nobody names any more is not known any more, either.
+        said = select(applicability.c.cve).where(applicability.c.build_id == build_id)
+        named = {*connection.execute(here).scalars(), *connection.execute(said).scalars()}
     others = named - rows.keys() if only is None else named & set(only) - rows.keys()
     found = [
         *(_judged(row, build) for row in rows.values()),

@@ -62,3 +62,18 @@ def test_what_is_not_there_is_told(running: Running, words: tuple[str, ...], tol
     assert done.returncode != 0
     assert done.stdout == ""
     assert told in done.stderr
+
+
+def test_a_host_is_explained_whole_or_by_counts(running: Running) -> None:
+    shown = command(running, "explain", "web-1")
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(command(running, "explain", "web-1", "--json").stdout)
+    assert len(found["items"]) == sum(found["counts"].values()) > 1
+    assert found["next"] == ""
+    for word, count in found["counts"].items():
+        assert f"{count} {word}" in shown.stdout
+    cve = found["items"][0]["cve"]
+    assert json.loads(command(running, "explain", "web-1", cve, "--json").stdout)["changes"]
+    refused = command(running, "explain", "web-1", "CVE-1999-0001")
+    assert refused.returncode != 0
+    assert "names CVE-1999-0001" in refused.stderr

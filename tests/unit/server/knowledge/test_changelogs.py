@@ -19,7 +19,7 @@ from kmend.core.wire import RunningBuild
 from kmend.intel.feeds import read_changelog
 from kmend.intel.verdicts import Word
 from kmend.server import knowledge
-from kmend.server.knowledge import NotKnownError, bring, bring_file
+from kmend.server.knowledge import NotKnownError, bring, bring_file, bringing
 from kmend.server.store import Store, tables
 
 OTHER = "d" * 40
@@ -98,11 +98,10 @@ def test_each_is_replaced_by_one_of_its_own_branch(two: tuple[Store, Machine, Ma
     assert said(store, other, ONE)[1] == "6.12.60-1"
     # 6.1.8-2 is not in it any more: what is certain is that 6.1.8-1 may have been left out.
     assert said(store, one, OLD)[0] is not Word.FIXED_BY_KERNEL
-    knowledge.forget_changelog(store, "debian-6.12")
-    knowledge.judge_builds(store)
+    knowledge.forget(store, "debian-6.12", NOW)
     assert said(store, other, ONE)[3] == ("debian",)
     with pytest.raises(NotKnownError, match=r"debian-6\.12"):
-        knowledge.forget_changelog(store, "debian-6.12")
+        knowledge.forget(store, "debian-6.12", NOW)
 
 
 def test_the_next_import_takes_away_what_a_server_of_an_earlier_version_wrote(
@@ -153,6 +152,27 @@ def test_fetched_under_its_branch_and_no_other(sqlite: Store, tmp_path: Path) ->
     assert bring_file(sqlite, "debian", twelve, NOW + HOUR).feed == "debian-6.1"
     with sqlite.read() as connection:
         assert set(connection.execute(select(tables.feeds.c.name)).scalars()) == {"debian", "debian-6.1"}
+
+
+def test_forgetting_that_was_stopped_is_finished_by_the_next_import(
+    two: tuple[Store, Machine, Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, one, _ = two
+    assert said(store, one, OLD)[0] is Word.FIXED_BY_KERNEL
+
+    def stop(_: Store) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bringing, "judge_builds", stop)
+        with pytest.raises(KeyboardInterrupt):
+            knowledge.forget(store, "debian", NOW)
+    thirteen = tmp_path / "13"
+    thirteen.write_text(THIRTEEN)
+    assert bring(store, ways(tmp_path), "debian", str(thirteen), NOW) is not None
+    with store.read() as connection:
+        words = {item.verdict.cve: item.verdict.word for item in knowledge.of_host(connection, one.id, NOW)}
+    assert words[OLD] is Word.UNKNOWN, "nobody says any more that this build has it mended"
 
 
 def test_a_changelog_of_no_release(sqlite: Store) -> None:
